@@ -1,0 +1,291 @@
+//! The local configuration: Patroni's YAML (contract C.3), and our sections `grpc` and
+//! `federation`.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// One agent's configuration file.
+#[derive(Clone, Debug, Deserialize)]
+pub struct LocalConfig {
+    /// The cluster.
+    pub scope: String,
+    /// The first part of every DCS key.
+    #[serde(default = "default_namespace")]
+    pub namespace: String,
+    /// This member.
+    pub name: String,
+    /// Patroni's REST API.
+    pub restapi: RestConfig,
+    /// Ours: the agent's gRPC listener. Absent: no gRPC.
+    #[serde(default)]
+    pub grpc: Option<GrpcConfig>,
+    /// Ours: how this cluster takes part in a federation before the record exists.
+    #[serde(default)]
+    pub federation: FederationConfig,
+    /// etcd with its v3 API.
+    pub etcd3: EtcdConfig,
+    /// How a new cluster begins.
+    #[serde(default)]
+    pub bootstrap: BootstrapConfig,
+    /// PostgreSQL on this host.
+    pub postgresql: PostgresConfig,
+    /// Tags of this member.
+    #[serde(default)]
+    pub tags: BTreeMap<String, Value>,
+}
+
+fn default_namespace() -> String {
+    "service".to_owned()
+}
+
+/// `restapi`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RestConfig {
+    /// `host:port` to listen on.
+    pub listen: String,
+    /// `host:port` that others use; `listen` when absent.
+    #[serde(default)]
+    pub connect_address: Option<String>,
+    /// Basic authentication of the endpoints that change something.
+    #[serde(default)]
+    pub authentication: Option<Credentials>,
+}
+
+/// `grpc`, ours.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GrpcConfig {
+    /// `host:port` to listen on. Without certificates only a loopback address is accepted.
+    pub listen: String,
+    /// `host:port` that the federator uses; `listen` when absent.
+    #[serde(default)]
+    pub connect_address: Option<String>,
+    /// PEM: this server's certificate chain.
+    #[serde(default)]
+    pub certfile: Option<PathBuf>,
+    /// PEM: its private key.
+    #[serde(default)]
+    pub keyfile: Option<PathBuf>,
+    /// PEM: the authority that client certificates must come from.
+    #[serde(default)]
+    pub cafile: Option<PathBuf>,
+}
+
+/// `federation`, ours.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct FederationConfig {
+    /// This cluster never begins by initdb: it waits until its `/config` has a `standby_cluster`.
+    #[serde(default)]
+    pub standby: bool,
+}
+
+/// `etcd3`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EtcdConfig {
+    /// `host:port`, when there is one.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// A list, or text with commas between.
+    #[serde(default)]
+    pub hosts: Option<Value>,
+    /// A user, when etcd asks for one.
+    #[serde(default)]
+    pub username: Option<String>,
+    /// Their password.
+    #[serde(default)]
+    pub password: Option<String>,
+}
+
+impl EtcdConfig {
+    /// The endpoints, in order.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        let listed: Vec<String> = match &self.hosts {
+            Some(Value::Array(items)) => {
+                items.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect()
+            }
+            Some(Value::String(text)) => text.split(',').map(|h| h.trim().to_owned()).collect(),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => {
+                self.host.iter().cloned().collect()
+            }
+        };
+        listed.into_iter().filter(|h| !h.is_empty()).collect()
+    }
+}
+
+/// `bootstrap`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct BootstrapConfig {
+    /// The first dynamic configuration.
+    #[serde(default)]
+    pub dcs: Map<String, Value>,
+    /// Options of initdb: a list of names and `name: value` maps.
+    #[serde(default)]
+    pub initdb: Vec<Value>,
+    /// Appended to `pg_hba.conf` when `postgresql.pg_hba` is absent.
+    #[serde(default)]
+    pub pg_hba: Vec<String>,
+}
+
+/// A user with a password.
+#[derive(Clone, Default, Deserialize)]
+pub struct Credentials {
+    /// The user.
+    #[serde(default)]
+    pub username: String,
+    /// Never printed.
+    #[serde(default)]
+    pub password: Option<String>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "(hidden)"))
+            .finish()
+    }
+}
+
+/// `postgresql.authentication`.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Authentication {
+    /// Local sessions of the agent.
+    #[serde(default)]
+    pub superuser: Credentials,
+    /// Replication between nodes.
+    #[serde(default)]
+    pub replication: Credentials,
+    /// pg_rewind; the superuser when absent.
+    #[serde(default)]
+    pub rewind: Option<Credentials>,
+}
+
+/// `postgresql`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PostgresConfig {
+    /// `host:port`, several hosts with commas between.
+    pub listen: String,
+    /// `host:port` that others use; `listen` when absent.
+    #[serde(default)]
+    pub connect_address: Option<String>,
+    /// PGDATA.
+    pub data_dir: PathBuf,
+    /// Where `postgres`, `initdb` and the others are; the search path when absent.
+    #[serde(default)]
+    pub bin_dir: Option<PathBuf>,
+    /// The password file that the agent writes; beside the data directory when absent.
+    #[serde(default)]
+    pub pgpass: Option<PathBuf>,
+    /// The database of the agent's sessions.
+    #[serde(default = "default_database")]
+    pub database: String,
+    /// Users.
+    #[serde(default)]
+    pub authentication: Authentication,
+    /// Local parameters; they win over the dynamic ones except for those that the agent owns.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, Value>,
+    /// The whole of `pg_hba.conf`, when given.
+    #[serde(default)]
+    pub pg_hba: Option<Vec<String>>,
+    /// Rewind a diverged data directory; usually in the dynamic configuration.
+    #[serde(default)]
+    pub use_pg_rewind: Option<bool>,
+    /// Connect to the local server by its Unix socket.
+    #[serde(default)]
+    pub use_unix_socket: Option<bool>,
+}
+
+fn default_database() -> String {
+    "postgres".to_owned()
+}
+
+/// Keys that are known at each place: what the agent reads, and what Patroni reads and this agent
+/// passes over without a warning because it has no effect here yet.
+const KNOWN: [(&str, &[&str]); 7] = [
+    (
+        "",
+        &[
+            "scope",
+            "namespace",
+            "name",
+            "restapi",
+            "grpc",
+            "federation",
+            "etcd3",
+            "bootstrap",
+            "postgresql",
+            "tags",
+            "log",
+            "watchdog",
+            "ctl",
+        ],
+    ),
+    ("restapi", &["listen", "connect_address", "authentication"]),
+    ("grpc", &["listen", "connect_address", "certfile", "keyfile", "cafile"]),
+    ("federation", &["standby"]),
+    ("etcd3", &["host", "hosts", "username", "password"]),
+    ("bootstrap", &["dcs", "initdb", "pg_hba"]),
+    (
+        "postgresql",
+        &[
+            "listen",
+            "connect_address",
+            "data_dir",
+            "bin_dir",
+            "pgpass",
+            "database",
+            "authentication",
+            "parameters",
+            "pg_hba",
+            "use_pg_rewind",
+            "use_unix_socket",
+        ],
+    ),
+];
+
+/// The key paths of a configuration that this agent does not read, for a warning.
+#[must_use]
+pub fn unknown_keys(config: &Value) -> Vec<String> {
+    let mut unknown = Vec::new();
+    for (section, known) in KNOWN {
+        let object = if section.is_empty() { Some(config) } else { config.get(section) };
+        for key in object.and_then(Value::as_object).into_iter().flat_map(Map::keys) {
+            if !known.contains(&key.as_str()) {
+                let dot = if section.is_empty() { "" } else { "." };
+                unknown.push(format!("{section}{dot}{key}"));
+            }
+        }
+    }
+    unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn unknown_keys_have_paths() {
+        let config =
+            json!({"scope": "a", "sope": 1, "postgresql": {"datadir": "x", "listen": "y"}});
+        assert_eq!(unknown_keys(&config), ["sope", "postgresql.datadir"]);
+    }
+
+    #[test]
+    fn endpoints_in_each_form() {
+        let read = |v: Value| serde_json::from_value::<EtcdConfig>(v).expect("etcd3").endpoints();
+        assert_eq!(read(json!({"hosts": ["a:1", "b:2"]})), ["a:1", "b:2"]);
+        assert_eq!(read(json!({"hosts": "a:1, b:2"})), ["a:1", "b:2"]);
+        assert_eq!(read(json!({"host": "a:1"})), ["a:1"]);
+        assert!(read(json!({})).is_empty());
+    }
+
+    #[test]
+    fn passwords_are_not_printed() {
+        let c = Credentials { username: "u".into(), password: Some("secret".into()) };
+        assert!(!format!("{c:?}").contains("secret"));
+    }
+}

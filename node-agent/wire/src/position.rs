@@ -1,0 +1,72 @@
+//! The `position` key: the leader's beat, and where the datacenter stands.
+//!
+//! The leader rewrites it with every renewal, and counts its lease from the moment it sent the
+//! last one that was committed. Another node that has seen no new beat for a whole TTL on its own
+//! clock therefore knows that the leader's own deadline has passed, whatever etcd did with the
+//! lease (etcd may revoke one early: etcd#15247).
+
+use crate::ids::{DcName, Epoch, MemberName};
+use crate::lsn::{Lsn, TimelineId};
+use serde::{Deserialize, Serialize};
+
+/// The value of the `position` key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The leader that wrote it.
+    pub leader: MemberName,
+    /// Grows with each beat of one leadership.
+    pub beat: u64,
+    /// The TTL that the leader counts with, in milliseconds: what an observer must wait.
+    pub ttl_ms: u64,
+    /// Set by a clean release: the leader has given up the right already, nobody needs to wait.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
+    /// The epoch that the leader acts under, where there is a federation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
+    /// Whether PostgreSQL of the leader accepts writes.
+    pub writable: bool,
+    /// The end of WAL: flushed on a primary, received on a standby leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lsn: Option<Lsn>,
+    /// Replayed up to here; only on a standby leader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay_lsn: Option<Lsn>,
+    /// The timeline of `lsn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<TimelineId>,
+    /// Commit time of the last transaction replayed, microseconds since the Unix epoch; on a
+    /// primary the time at which `lsn` was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_at_us: Option<i64>,
+    /// When this was observed, microseconds since the Unix epoch, by the leader's wall clock.
+    pub at_us: i64,
+    /// The highest rate at which WAL grew in the last minute, in bytes a second.
+    #[serde(default)]
+    pub wal_rate_max: u64,
+    /// A standby leader's last look at the primary datacenter's own `position`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_seen: Option<PrimarySeen>,
+    /// `streaming` while the standby leader's WAL receiver is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+}
+
+/// What a standby datacenter last saw of the primary one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimarySeen {
+    /// The primary datacenter.
+    pub dc: DcName,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its end of WAL.
+    pub lsn: Lsn,
+    /// On this timeline.
+    pub timeline: TimelineId,
+    /// Its own wall clock at that moment, microseconds since the Unix epoch.
+    pub at_us: i64,
+    /// The wall clock of this datacenter when it was read, microseconds since the Unix epoch.
+    pub seen_at_us: i64,
+    /// The highest rate at which its WAL grew in the last minute, in bytes a second.
+    pub wal_rate_max: u64,
+}

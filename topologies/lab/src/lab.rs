@@ -1,0 +1,415 @@
+//! A lab on disk: made from a topology, found again, its files and its hosts' processes.
+//!
+//! What it does over time (start, wait, kill, stop) is in [`crate::lifecycle`].
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::credentials::{Credentials, CredentialsError};
+use crate::launch::LaunchError;
+use crate::layout::{Host, Layout, LayoutError};
+use crate::network::{Claims, Network, NetworkError};
+use crate::processes::{self, Process, ProcessError};
+use crate::render::{self, AgentContext, RenderError};
+use crate::software::{AGENT, GUARD, RunUser, Software, SoftwareError};
+use crate::state::{self, State, StateError, failed};
+use crate::topology::{Topology, TopologyError};
+use crate::wait::WaitError;
+
+/// Everything that can go wrong with a lab.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// The topology file.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// Names and paths.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The loopback network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Programs and users.
+    #[error(transparent)]
+    Software(#[from] SoftwareError),
+    /// The lab's directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Passwords.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// Configuration files.
+    #[error(transparent)]
+    Render(#[from] RenderError),
+    /// Starting a program.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// Signals.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// A deadline passed.
+    #[error("{error}{}", if log.is_empty() { String::new() } else { format!("\nDETAIL: {log}") })]
+    Wait {
+        /// What was waited for, and what was seen instead.
+        error: WaitError,
+        /// Last lines of a log that may say why; empty when none does.
+        log: String,
+    },
+    /// The lab, or a part of it, runs already.
+    #[error("{what} is running already\nHINT: {hint}")]
+    Running {
+        /// What runs.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// The directory holds a lab of another topology.
+    #[error(
+        "{dir} holds a lab of another topology or network\n\
+         HINT: remove it with lab down --dir {dir}, or choose another directory with --dir"
+    )]
+    Different {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A host has no such process now.
+    #[error("no {part} runs on {host}")]
+    NoProcess {
+        /// The host.
+        host: String,
+        /// What was looked for.
+        part: &'static str,
+    },
+}
+
+/// Which network a new lab takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum NetworkChoice {
+    /// The one that the topology names.
+    #[default]
+    OfTopology,
+    /// This one.
+    This(Network),
+    /// Any that is free: for tests, which run side by side.
+    Free,
+}
+
+/// How a lab is made; the default is what `lab up` does without options.
+#[derive(Debug, Clone, Default)]
+pub struct LabOptions {
+    /// The lab's directory; below [`state::labs_root`] when absent.
+    pub dir: Option<PathBuf>,
+    /// Its network.
+    pub network: NetworkChoice,
+    /// Directory of our programs; that of the running program when absent.
+    pub bin_dir: Option<PathBuf>,
+    /// Run user, for root; `postgres` when absent.
+    pub user: Option<String>,
+}
+
+impl LabOptions {
+    /// For a test: a directory that nobody else has, and a free network.
+    ///
+    /// # Errors
+    /// When the directory of labs cannot be used.
+    pub fn for_test(name: &str) -> Result<Self, StateError> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let unique = format!("{name}-{}-{count}", std::process::id());
+        let dir = Some(state::labs_root()?.join(unique));
+        Ok(Self { dir, network: NetworkChoice::Free, ..Self::default() })
+    }
+}
+
+/// A process of a node, by its task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// node-agent.
+    Agent,
+    /// node-agent-guard.
+    Guard,
+    /// PostgreSQL's postmaster.
+    Postmaster,
+    /// etcd.
+    Etcd,
+}
+
+impl Part {
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Guard => "guard",
+            Self::Postmaster => "postmaster",
+            Self::Etcd => "etcd",
+        }
+    }
+}
+
+/// A lab on disk, running or not.
+#[derive(Debug, Clone)]
+pub struct Lab {
+    /// Its topology.
+    pub topology: Topology,
+    /// Where everything is.
+    pub layout: Layout,
+    /// What it runs.
+    pub software: Software,
+    /// Who runs it.
+    pub user: RunUser,
+    /// Its passwords.
+    pub credentials: Credentials,
+}
+
+impl Lab {
+    /// Makes the directory, the passwords and all configuration files; starts nothing. A lab that was
+    /// stopped with its data kept is taken up again if the topology is the same.
+    ///
+    /// # Errors
+    /// When the topology is faulty, something is missing on this machine, or the place is taken.
+    pub fn create(topology_file: &Path, options: &LabOptions) -> Result<Self, LabError> {
+        let (topology, text) = Topology::read(topology_file)?;
+        let version = topology.postgresql.version;
+        let software = Software::find(version, options.bin_dir.as_deref())?;
+        let user = RunUser::choose(options.user.as_deref())?;
+        let root = state::labs_root()?;
+        let dir = match &options.dir {
+            Some(dir) => std::path::absolute(dir).map_err(failed("resolve", dir))?,
+            None => root.join(topology.name.as_str()),
+        };
+        user.check_can_enter(&dir)?;
+        let previous = previous_state(&dir)?;
+        if let Some(previous) = &previous {
+            refuse_running(&dir, previous)?;
+        }
+        let network = match (options.network, &previous) {
+            (NetworkChoice::This(network), _) => Some(network),
+            (NetworkChoice::Free | NetworkChoice::OfTopology, Some(previous)) => {
+                Some(previous.network)
+            }
+            (NetworkChoice::OfTopology, None) => Some(topology.network),
+            (NetworkChoice::Free, None) => None,
+        };
+        if previous.is_some_and(|old| old.topology != text || Some(old.network) != network) {
+            return Err(LabError::Different { dir });
+        }
+        let network = take_network(&Claims::below(&root), &topology, network, &dir)?;
+        Self::write_files(topology, text, network, &dir, software, user)
+    }
+
+    /// Opens a lab that exists.
+    ///
+    /// # Errors
+    /// When there is none in `dir`, or its files cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, LabError> {
+        let state = State::read(dir)?;
+        let topology = Topology::parse(&state.topology)
+            .map_err(|message| TopologyError::Invalid { path: dir.join("lab.json"), message })?;
+        let layout = Layout::plan(&topology, state.network, dir)?;
+        let credentials = Credentials::read_or_make(dir, &state.user)?;
+        let State { software, user, .. } = state;
+        Ok(Self { topology, layout, software, user, credentials })
+    }
+
+    fn write_files(
+        topology: Topology,
+        text: String,
+        network: Network,
+        dir: &Path,
+        software: Software,
+        user: RunUser,
+    ) -> Result<Self, LabError> {
+        let layout = Layout::plan(&topology, network, dir)?;
+        fs::create_dir_all(dir).map_err(failed("create", dir))?;
+        let root = rustix::process::geteuid().is_root();
+        let bin_dir = if root { dir.join("bin") } else { software.bin_dir.clone() };
+        let runs = Software { bin_dir: bin_dir.clone(), ..software.clone() };
+        // The state comes first: from here on `lab down` can clean up whatever happens.
+        let state = State { topology: text, network, user: user.clone(), software: runs };
+        state.write(dir)?;
+        let software = if root { software.copy_into(&bin_dir)? } else { software };
+        let credentials = Credentials::read_or_make(dir, &user)?;
+        let lab = Self { topology, layout, software, user, credentials };
+        for host in &lab.layout.hosts {
+            lab.make_host_dir(host)?;
+        }
+        for (path, text) in lab.render()? {
+            lab.user.write_private(&path, &text).map_err(failed("write", &path))?;
+        }
+        Ok(lab)
+    }
+
+    fn make_host_dir(&self, host: &Host) -> Result<(), LabError> {
+        let mut dirs = vec![host.dir.clone()];
+        if host.is_node() {
+            dirs.push(host.socket_dir());
+        }
+        for dir in dirs {
+            self.user.make_private_dir(&dir).map_err(failed("create", &dir))?;
+        }
+        Ok(())
+    }
+
+    /// Every configuration file: path and text. Agents' files hold passwords.
+    ///
+    /// # Errors
+    /// When a value of the topology cannot be written as YAML.
+    pub fn render(&self) -> Result<Vec<(PathBuf, String)>, LabError> {
+        let context = AgentContext {
+            topology: &self.topology,
+            layout: &self.layout,
+            postgres_bin_dir: &self.software.postgres_bin_dir,
+            credentials: &self.credentials,
+        };
+        let mut files = Vec::new();
+        for dc in &self.topology.datacenters {
+            for host in self.layout.hosts_of(&dc.name).filter(|host| host.is_node()) {
+                files.push((host.agent_config(), render::agent_config(&context, dc, host)?));
+            }
+        }
+        if self.topology.is_federation() {
+            let text = render::federator_config(&self.topology, &self.layout)?;
+            files.push((self.layout.federator_config(), text));
+        }
+        Ok(files)
+    }
+
+    /// The live processes of a host.
+    #[must_use]
+    pub fn processes(&self, host: &Host) -> Vec<Process> {
+        processes::of_hosts(std::slice::from_ref(&host.dir))
+    }
+
+    /// The process of a host that does a certain task, if it runs.
+    #[must_use]
+    pub fn process(&self, host: &Host, part: Part) -> Option<Process> {
+        find_part(&self.processes(host), host, part)
+    }
+
+    /// Signals one process of a host (STOP, CONT, KILL, TERM).
+    ///
+    /// # Errors
+    /// When there is no such host or process, or the system forbids the signal.
+    pub fn signal(&self, host: &str, part: Part, signal: Signal) -> Result<Process, LabError> {
+        let host = self.layout.host(host)?;
+        let none = || LabError::NoProcess { host: host.name.clone(), part: part.name() };
+        let process = self.process(host, part).ok_or_else(none)?;
+        if processes::send(&process, signal)? { Ok(process) } else { Err(none()) }
+    }
+
+    /// Gives the network back and removes the directory.
+    pub(crate) fn remove(&self) -> Result<(), LabError> {
+        let dir = &self.layout.dir;
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", dir)(error).into());
+            }
+            Ok(()) | Err(_) => {}
+        }
+        Ok(Claims::below(&state::labs_root()?).release(self.layout.network, dir)?)
+    }
+}
+
+/// Finds the process with a task among those of a host.
+pub(crate) fn find_part(processes: &[Process], host: &Host, part: Part) -> Option<Process> {
+    let named = |name: &str| processes.iter().find(|process| process.runs(name)).cloned();
+    match part {
+        Part::Agent => named(AGENT),
+        Part::Guard => named(GUARD),
+        Part::Etcd => named("etcd"),
+        Part::Postmaster => {
+            let file = fs::read_to_string(host.data_dir().join("postmaster.pid")).ok()?;
+            let pid: i32 = file.lines().next()?.trim().parse().ok()?;
+            let found = processes.iter().find(|process| process.identity.pid == pid);
+            found.filter(|process| process.runs("postgres")).cloned()
+        }
+    }
+}
+
+fn previous_state(dir: &Path) -> Result<Option<State>, LabError> {
+    if state::is_lab_dir(dir) {
+        return Ok(Some(State::read(dir)?));
+    }
+    match fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            Some(_) => Err(StateError::Foreign(dir.to_owned()).into()),
+            None => Ok(None),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("list", dir)(error).into()),
+    }
+}
+
+fn refuse_running(dir: &Path, state: &State) -> Result<(), LabError> {
+    let topology = Topology::parse(&state.topology)
+        .map_err(|message| TopologyError::Invalid { path: dir.join("lab.json"), message })?;
+    let layout = Layout::plan(&topology, state.network, dir)?;
+    let dirs: Vec<PathBuf> = layout.hosts.into_iter().map(|host| host.dir).collect();
+    if processes::of_hosts(&dirs).is_empty() {
+        return Ok(());
+    }
+    Err(LabError::Running {
+        what: format!("the lab in {}", dir.display()),
+        hint: format!("stop it with lab down --dir {}", dir.display()),
+    })
+}
+
+fn take_network(
+    claims: &Claims,
+    topology: &Topology,
+    wanted: Option<Network>,
+    dir: &Path,
+) -> Result<Network, LabError> {
+    match wanted {
+        Some(network) => {
+            let addresses = Layout::plan(topology, network, dir)?.addresses();
+            claims.take(network, dir, &addresses)?;
+            Ok(network)
+        }
+        None => {
+            // A path that is too long shows in any network, so here an empty list hides nothing.
+            Layout::plan(topology, topology.network, dir)?;
+            let addresses = |network| {
+                Layout::plan(topology, network, dir).map(|l| l.addresses()).unwrap_or_default()
+            };
+            Ok(claims.take_free(dir, addresses)?)
+        }
+    }
+}
+
+/// A lab that ends with its owner: power cut, directory removed. For tests, which may panic.
+#[derive(Debug)]
+pub struct TemporaryLab(Lab);
+
+impl TemporaryLab {
+    /// Takes charge of a lab.
+    #[must_use]
+    pub fn new(lab: Lab) -> Self {
+        Self(lab)
+    }
+}
+
+impl std::ops::Deref for TemporaryLab {
+    type Target = Lab;
+
+    fn deref(&self) -> &Lab {
+        &self.0
+    }
+}
+
+impl Drop for TemporaryLab {
+    fn drop(&mut self) {
+        let dirs: Vec<PathBuf> = self.0.layout.hosts.iter().map(|host| host.dir.clone()).collect();
+        if let Err(error) = processes::cut_power(&dirs, Duration::from_secs(10)) {
+            eprintln!("lab: {error}");
+        }
+        if let Err(error) = self.0.remove() {
+            eprintln!("lab: {error}");
+        }
+    }
+}

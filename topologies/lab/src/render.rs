@@ -1,0 +1,198 @@
+//! Configuration files made from a topology: one for each agent, one for the federator.
+//!
+//! Pure: no file is read or written here. The agents' format is Patroni's YAML; ours in it are the
+//! `grpc` section and `federation.standby`, which makes the agents of every datacenter but the first
+//! wait for `federator setup` instead of running initdb.
+
+use std::path::Path;
+
+use serde_yaml::{Mapping, Value};
+
+use crate::credentials::{self, Credentials, Password, REPLICATION_USER, REWIND_USER, SUPERUSER};
+use crate::layout::{GRPC_PORT, Host, HostKind, Layout, POSTGRES_PORT, REST_PORT};
+use crate::name::DcName;
+use crate::topology::{Datacenter, Topology};
+
+/// First part of the keys of every cluster in etcd.
+pub const NAMESPACE: &str = "/service";
+
+/// A value that YAML cannot express.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {what} as YAML: {source}")]
+pub struct RenderError {
+    what: String,
+    source: serde_yaml::Error,
+}
+
+/// The scope of a datacenter's cluster.
+#[must_use]
+pub fn scope(topology: &Topology, dc: &DcName) -> String {
+    format!("{}-{dc}", topology.name)
+}
+
+/// What the agents' configuration depends on besides the host.
+#[derive(Debug, Clone, Copy)]
+pub struct AgentContext<'a> {
+    /// The topology.
+    pub topology: &'a Topology,
+    /// Its layout.
+    pub layout: &'a Layout,
+    /// Directory of PostgreSQL's programs.
+    pub postgres_bin_dir: &'a Path,
+    /// The lab's passwords.
+    pub credentials: &'a Credentials,
+}
+
+/// The configuration file of a node's agent; it holds passwords.
+///
+/// # Errors
+/// When a value of the topology cannot be written as YAML.
+pub fn agent_config(
+    context: &AgentContext<'_>,
+    dc: &Datacenter,
+    host: &Host,
+) -> Result<String, RenderError> {
+    let topology = context.topology;
+    let etcd = context.layout.etcd_endpoints(&dc.name);
+    let etcd: Vec<Value> = etcd.iter().map(|address| text(address.to_string())).collect();
+    let service = |port| {
+        let address = text(host.at(port).to_string());
+        map([("listen", address.clone()), ("connect_address", address)])
+    };
+    let mut config = vec![
+        ("scope", text(scope(topology, &dc.name))),
+        ("namespace", text(NAMESPACE)),
+        ("name", text(&host.name)),
+        ("restapi", service(REST_PORT)),
+        ("grpc", service(GRPC_PORT)),
+        ("etcd3", map([("hosts", Value::Sequence(etcd))])),
+        ("bootstrap", bootstrap(topology, dc)?),
+        ("postgresql", postgresql(context, host)),
+    ];
+    if let HostKind::Node { tags } = &host.kind
+        && !tags.is_empty()
+    {
+        config.push(("tags", to_value("tags", tags)?));
+    }
+    let first = topology.datacenters.first().map(|dc| &dc.name);
+    if first != Some(&dc.name) {
+        config.push(("federation", map([("standby", Value::Bool(true))])));
+    }
+    document(&format!("configuration of {}", host.name), config)
+}
+
+fn bootstrap(topology: &Topology, dc: &Datacenter) -> Result<Value, RenderError> {
+    let mut parameters = Mapping::new();
+    for (name, value) in [
+        ("wal_level", text("replica")),
+        ("hot_standby", text("on")),
+        ("wal_log_hints", text("on")),
+        ("max_connections", Value::from(50)),
+        ("shared_buffers", text("32MB")),
+        // A standby that was cut off tries again after this; the default of 5 s is longer than the
+        // whole failover of a lab.
+        ("wal_retrieve_retry_interval", text("500ms")),
+    ] {
+        parameters.insert(text(name), value);
+    }
+    for (name, value) in &topology.postgresql.parameters {
+        parameters.insert(text(name), to_value(name, value)?);
+    }
+    let Value::Mapping(mut dcs) = to_value("settings", &topology.settings_of(dc))? else {
+        // Unreachable: a struct is always written as a mapping.
+        return Ok(Value::Null);
+    };
+    let section = map([
+        ("use_pg_rewind", Value::Bool(true)),
+        ("use_slots", Value::Bool(true)),
+        ("parameters", Value::Mapping(parameters)),
+    ]);
+    dcs.insert(text("postgresql"), section);
+    let initdb = vec![map([("encoding", text("UTF8"))]), text("data-checksums")];
+    Ok(map([("dcs", Value::Mapping(dcs)), ("initdb", Value::Sequence(initdb))]))
+}
+
+fn postgresql(context: &AgentContext<'_>, host: &Host) -> Value {
+    let address = text(host.at(POSTGRES_PORT).to_string());
+    let user = |name: &str, password: &Password| {
+        map([("username", text(name)), ("password", text(password.reveal()))])
+    };
+    let secrets = context.credentials;
+    let authentication = map([
+        ("superuser", user(SUPERUSER, &secrets.superuser)),
+        ("replication", user(REPLICATION_USER, &secrets.replication)),
+        ("rewind", user(REWIND_USER, &secrets.rewind)),
+    ]);
+    let hba = [
+        "local all all scram-sha-256".to_owned(),
+        "local replication all scram-sha-256".to_owned(),
+        format!("host replication {REPLICATION_USER} 127.0.0.0/8 scram-sha-256"),
+        "host all all 127.0.0.0/8 scram-sha-256".to_owned(),
+    ];
+    let sockets = map([("unix_socket_directories", path(&host.socket_dir()))]);
+    map([
+        ("listen", address.clone()),
+        ("connect_address", address),
+        ("data_dir", path(&host.data_dir())),
+        ("bin_dir", path(context.postgres_bin_dir)),
+        ("pgpass", path(&host.dir.join("pgpass"))),
+        ("authentication", authentication),
+        ("parameters", sockets),
+        ("pg_hba", Value::Sequence(hba.into_iter().map(Value::String).collect())),
+    ])
+}
+
+/// The federator's configuration file; passwords stay in files of their own.
+///
+/// # Errors
+/// When a value cannot be written as YAML.
+pub fn federator_config(topology: &Topology, layout: &Layout) -> Result<String, RenderError> {
+    let mut datacenters = Mapping::new();
+    for dc in &topology.datacenters {
+        let etcd = layout.etcd_endpoints(&dc.name);
+        let etcd: Vec<Value> = etcd.iter().map(|address| text(address.to_string())).collect();
+        let entry = map([
+            ("scope", text(scope(topology, &dc.name))),
+            ("namespace", text(NAMESPACE)),
+            ("etcd", Value::Sequence(etcd)),
+        ]);
+        datacenters.insert(text(dc.name.as_str()), entry);
+    }
+    let user =
+        |name: &str, file: &Path| map([("username", text(name)), ("password_file", path(file))]);
+    let users = map([
+        ("superuser", user(SUPERUSER, &credentials::superuser_file(&layout.dir))),
+        ("replication", user(REPLICATION_USER, &credentials::replication_file(&layout.dir))),
+    ]);
+    let config = vec![
+        ("federation", text(topology.name.as_str())),
+        ("datacenters", Value::Mapping(datacenters)),
+        ("credentials", users),
+    ];
+    document("the federator's configuration", config)
+}
+
+fn document(what: &str, entries: Vec<(&str, Value)>) -> Result<String, RenderError> {
+    let mapping: Mapping = entries.into_iter().map(|(key, value)| (text(key), value)).collect();
+    serde_yaml::to_string(&mapping).map_err(|source| RenderError { what: what.to_owned(), source })
+}
+
+fn map<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Mapping(entries.into_iter().map(|(key, value)| (text(key), value)).collect())
+}
+
+fn text(value: impl Into<String>) -> Value {
+    Value::String(value.into())
+}
+
+fn path(value: &Path) -> Value {
+    text(value.to_string_lossy())
+}
+
+fn to_value(what: &str, value: &impl serde::Serialize) -> Result<Value, RenderError> {
+    serde_yaml::to_value(value).map_err(|source| RenderError { what: what.to_owned(), source })
+}
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

@@ -3,6 +3,23 @@
 //! `observe → Observed → decide → Decision → apply`: everything outside this crate only gathers
 //! facts and carries out effects. The same function runs in the tests, the model checker and
 //! production.
+//!
+//! Where to read on: [`decide::decide`] is one pass; [`right::RightToWrite`] is invariant I1 of
+//! docs/federation-safety.md; [`rule`] numbers every rule.
 
+pub mod decide;
+pub mod decision;
+pub mod divergence;
+pub mod election;
+pub mod follower;
+pub mod leader;
+pub mod observed;
 pub mod postgres;
+pub mod promotion;
+pub mod right;
+pub mod rule;
+pub mod slots;
+pub mod sync;
 pub mod time;
+
+pub use decide::decide;

@@ -39,6 +39,10 @@ pub struct Position {
     /// primary the time at which `lsn` was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_at_us: Option<i64>,
+    /// The last moment at which a leader of this datacenter was seen writable, microseconds since
+    /// the Unix epoch; carried on by leaders that are not. The cold-start rule reads it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrote_at_us: Option<i64>,
     /// When this was observed, microseconds since the Unix epoch, by the leader's wall clock.
     pub at_us: i64,
     /// The highest rate at which WAL grew in the last minute, in bytes a second.

@@ -1,0 +1,150 @@
+//! What is to be done, as data. Effects that may not happen without proof carry the proof.
+
+use crate::election::Winner;
+use crate::postgres::Upstream;
+use crate::promotion::Eligible;
+use crate::right::RightToWrite;
+use crate::rule::Rule;
+use crate::slots::SlotChange;
+use node_agent_wire::federation::{FederationRecord, FenceAck};
+use node_agent_wire::status::SyncState;
+use node_agent_wire::{Lsn, Revision, TimelineId};
+use std::time::Duration;
+
+/// The outcome of one pass.
+#[derive(Debug, PartialEq)]
+pub struct Decision {
+    /// The rule that fired.
+    pub rule: Rule,
+    /// One line of why, for people.
+    pub why: String,
+    /// At most one effect that can't be taken back.
+    pub act: Option<Act>,
+    /// Effects that may be repeated without harm, in order.
+    pub tend: Vec<Tend>,
+    /// When to look again at the latest, and for what.
+    pub wake: Wake,
+}
+
+/// When the next pass is due at the latest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wake {
+    /// From now.
+    pub after: Duration,
+    /// What is waited for.
+    pub reason: &'static str,
+}
+
+/// How PostgreSQL is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// `fast`: sessions end, everything is flushed and shipped to connected standbys.
+    Fast,
+    /// `immediate`: no checkpoint, nothing is shipped.
+    Immediate,
+}
+
+/// An effect that can't be taken back.
+#[derive(Debug, PartialEq)]
+pub enum Act {
+    /// Take the leader key by compare-and-set, with the first beat.
+    Acquire(Winner),
+    /// Give the leader key back, marked as a clean release.
+    Release,
+    /// Promote PostgreSQL.
+    Promote(Eligible),
+    /// Start PostgreSQL writable.
+    StartPrimary(RightToWrite),
+    /// Stop a primary.
+    Demote {
+        /// How.
+        mode: StopMode,
+        /// CHECKPOINT first, so that the shutdown is short.
+        checkpoint: bool,
+        /// Release the leader key when it has stopped.
+        release: bool,
+    },
+    /// Begin the cluster: initdb and the first start.
+    Initdb(RightToWrite),
+    /// Copy this source into the empty data directory.
+    Clone(Upstream),
+    /// Report and keep what leaves history, then rewind to this source.
+    Rewind {
+        /// The source.
+        source: Upstream,
+        /// The last common timeline.
+        timeline: TimelineId,
+        /// The end of what is common.
+        fork: Lsn,
+    },
+    /// Write the acknowledgement of the fence into the record.
+    AcknowledgeFence(Box<FenceAck>),
+    /// Replace the record by compare-and-set.
+    ReplaceRecord {
+        /// The new record.
+        record: Box<FederationRecord>,
+        /// The revision that it replaces.
+        over: Revision,
+    },
+    /// Restart PostgreSQL in its role.
+    Restart,
+}
+
+/// An effect that may be repeated.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tend {
+    /// Start PostgreSQL as a standby.
+    StartStandby(Upstream),
+    /// Let the running standby follow this source.
+    Follow(Upstream),
+    /// Ask the members where they stand.
+    AskPeers,
+    /// Ask the source for its history.
+    AskHistory(Upstream),
+    /// Change a slot.
+    Slot(SlotChange),
+    /// Write `/sync` over this revision.
+    WriteSync {
+        /// The value.
+        sync: SyncState,
+        /// The revision that it replaces.
+        over: Revision,
+    },
+    /// Delete `/sync` at this revision.
+    DeleteSync(Revision),
+    /// Set `synchronous_standby_names`.
+    SetSyncNames(String),
+    /// Write `{}` into `/failover` over this revision.
+    ClearFailover {
+        /// The revision that it replaces.
+        over: Revision,
+        /// Why.
+        why: String,
+    },
+    /// Write `/status`, `/history`, `initialize` and `config` as far as they are stale.
+    PublishLeader,
+    /// Apply changed settings to PostgreSQL.
+    ApplySettings,
+}
+
+impl Decision {
+    /// A decision that only waits.
+    #[must_use]
+    pub fn wait(rule: Rule, why: impl Into<String>, after: Duration, reason: &'static str) -> Self {
+        Self { rule, why: why.into(), act: None, tend: Vec::new(), wake: Wake { after, reason } }
+    }
+
+    /// Adds the irreversible effect; the next pass follows at once.
+    #[must_use]
+    pub fn act(mut self, act: Act) -> Self {
+        self.act = Some(act);
+        self
+    }
+
+    /// Adds an idempotent effect.
+    #[must_use]
+    pub fn tend(mut self, tend: Tend) -> Self {
+        self.tend.push(tend);
+        self
+    }
+}

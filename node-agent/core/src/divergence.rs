@@ -1,0 +1,202 @@
+//! Has this data directory left the history of its source? Judged by the content of both
+//! histories and by positions, never by a timeline's number (PostgreSQL manual, section 26.3.6).
+
+use crate::postgres::{ControlState, Postgres, Upstream};
+use crate::time::Boot;
+use node_agent_wire::history::TimelineHistory;
+use node_agent_wire::{Lsn, TimelineId};
+
+/// The history of an upstream, as it answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceHistory {
+    /// Whom it was asked of.
+    pub upstream: Upstream,
+    /// When.
+    pub at: Boot,
+    /// Its history, or why there is none.
+    pub answer: Result<TimelineHistory, String>,
+}
+
+/// The end of the local WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnEnd {
+    /// On this timeline.
+    pub timeline: TimelineId,
+    /// Everything before this position is there. Known to be the very end when `exact`.
+    pub lsn: Lsn,
+    /// `false` for a primary that died: there may be more WAL than the control file tells.
+    pub exact: bool,
+}
+
+/// Where the local WAL ends, by what is observed of PostgreSQL.
+#[must_use]
+pub fn own_end(postgres: &Postgres) -> Option<OwnEnd> {
+    match postgres {
+        Postgres::Running(running) => {
+            Some(OwnEnd { timeline: running.timeline, lsn: running.lsn, exact: true })
+        }
+        Postgres::Stopped(control) => Some(match control.state {
+            // The shutdown checkpoint is the last record; it begins at `checkpoint`.
+            ControlState::ShutDown => OwnEnd {
+                timeline: control.timeline,
+                lsn: Lsn(control.checkpoint.0.saturating_add(1)),
+                exact: true,
+            },
+            ControlState::ShutDownInRecovery
+            | ControlState::InArchiveRecovery
+            | ControlState::StartingUp => {
+                let recovered = control.min_recovery_end.0 > control.checkpoint.0;
+                OwnEnd {
+                    timeline: if recovered && control.min_recovery_timeline.0 > 0 {
+                        control.min_recovery_timeline
+                    } else {
+                        control.timeline
+                    },
+                    lsn: control.min_recovery_end.max(control.checkpoint),
+                    exact: true,
+                }
+            }
+            ControlState::ShuttingDown
+            | ControlState::InCrashRecovery
+            | ControlState::InProduction => OwnEnd {
+                timeline: control.timeline,
+                lsn: Lsn(control.checkpoint.0.saturating_add(1)),
+                exact: false,
+            },
+        }),
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => None,
+    }
+}
+
+/// The answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// All of the local WAL is part of the source's history.
+    InHistory,
+    /// The local WAL beyond `fork` on `timeline` is not: it must be rewound or copied anew.
+    Diverged {
+        /// The last common timeline.
+        timeline: TimelineId,
+        /// The end of what is common.
+        fork: Lsn,
+    },
+    /// A crashed primary whose source is still on the same timeline: nobody can tell yet.
+    CanNotTell,
+}
+
+/// Compares the local history and end with the source's history.
+#[must_use]
+pub fn compare(own: OwnEnd, own_history: &TimelineHistory, source: &TimelineHistory) -> Verdict {
+    let mut mine = own_history.ancestors.iter();
+    let mut theirs = source.ancestors.iter();
+    loop {
+        match (mine.next(), theirs.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (Some(a), Some(b)) if a.timeline == b.timeline => {
+                return Verdict::Diverged {
+                    timeline: a.timeline,
+                    fork: a.ended_at.min(b.ended_at),
+                };
+            }
+            // The local timeline ended where the source's last one goes on, or the source went
+            // another way: what was written after the local branch is not in the source.
+            (Some(a), Some(_) | None) => {
+                return Verdict::Diverged { timeline: a.timeline, fork: a.ended_at };
+            }
+            (None, Some(b)) if b.timeline == own.timeline => {
+                let inside = own.exact && own.lsn <= b.ended_at;
+                return if inside {
+                    Verdict::InHistory
+                } else {
+                    Verdict::Diverged { timeline: b.timeline, fork: b.ended_at }
+                };
+            }
+            (None, Some(b)) => {
+                return Verdict::Diverged { timeline: b.timeline, fork: b.ended_at };
+            }
+            (None, None) if own.timeline != source.timeline => {
+                let fork = own_history.ancestors.last().map_or(Lsn(0), |a| a.ended_at);
+                return Verdict::Diverged { timeline: own.timeline, fork };
+            }
+            (None, None) if own.exact => return Verdict::InHistory,
+            (None, None) => return Verdict::CanNotTell,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(timeline: u32, ends: &[(u32, u64)]) -> TimelineHistory {
+        let ancestors = ends
+            .iter()
+            .map(|(t, l)| node_agent_wire::history::Ancestor {
+                timeline: TimelineId(*t),
+                ended_at: Lsn(*l),
+            })
+            .collect();
+        TimelineHistory { timeline: TimelineId(timeline), ancestors }
+    }
+
+    fn end(timeline: u32, lsn: u64) -> OwnEnd {
+        OwnEnd { timeline: TimelineId(timeline), lsn: Lsn(lsn), exact: true }
+    }
+
+    fn diverged(timeline: u32, fork: u64) -> Verdict {
+        Verdict::Diverged { timeline: TimelineId(timeline), fork: Lsn(fork) }
+    }
+
+    #[test]
+    fn table() {
+        let one = history(1, &[]);
+        let two = history(2, &[(1, 100)]);
+        for (name, own, mine, source, expected) in [
+            ("same timeline", end(1, 90), &one, &one, Verdict::InHistory),
+            ("behind the switch", end(1, 100), &one, &two, Verdict::InHistory),
+            ("beyond the switch", end(1, 101), &one, &two, diverged(1, 100)),
+            ("the source is older", end(2, 150), &two, &one, diverged(1, 100)),
+            (
+                "same number, another past",
+                end(2, 150),
+                &history(2, &[(1, 120)]),
+                &two,
+                diverged(1, 100),
+            ),
+            (
+                "two switches on",
+                end(1, 80),
+                &one,
+                &history(3, &[(1, 100), (2, 200)]),
+                Verdict::InHistory,
+            ),
+            (
+                "left on the second of three",
+                end(2, 250),
+                &two,
+                &history(3, &[(1, 100), (2, 200)]),
+                diverged(2, 200),
+            ),
+            (
+                "another second timeline",
+                end(3, 150),
+                &history(3, &[(1, 100)]),
+                &two,
+                diverged(3, 100),
+            ),
+        ] {
+            assert_eq!(compare(own, mine, source), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_crashed_primary_is_never_taken_for_clean() {
+        let crashed = OwnEnd { exact: false, ..end(1, 90) };
+        let (one, two) = (history(1, &[]), history(2, &[(1, 100)]));
+        assert_eq!(compare(crashed, &one, &two), diverged(1, 100));
+        assert_eq!(compare(crashed, &one, &one), Verdict::CanNotTell);
+    }
+}

@@ -1,0 +1,273 @@
+//! Following a source: start, point, verify by history, rewind.
+
+use crate::decision::{Act, Decision, Tend};
+use crate::divergence::{Verdict, compare, own_end};
+use crate::observed::{Cluster, Observed};
+use crate::postgres::{Postgres, Running, Upstream};
+use crate::rule::Rule;
+use crate::slots;
+use node_agent_wire::history::TimelineHistory;
+use std::time::Duration;
+
+/// Between two questions to a source that did not answer, or is not streaming.
+const ASK_PAUSE: Duration = Duration::from_millis(500);
+
+/// What a member follows while another one leads. `None`: the leader's address is not known.
+#[must_use]
+pub fn upstream_of_leader(cluster: &Cluster) -> Option<Upstream> {
+    let member = cluster.leader_member()?;
+    let (host, port) = member.postgres_address()?;
+    Some(Upstream::Member { name: member.name.clone(), host, port })
+}
+
+/// What the leader itself follows: the remote primary of a standby cluster, or nobody.
+#[must_use]
+pub fn upstream_of_standby_leader(cluster: &Cluster) -> Upstream {
+    match &cluster.config.standby_cluster {
+        Some(standby) if standby.host.is_some() => {
+            Upstream::Remote { hosts: standby.hosts(), slot: standby.primary_slot_name.clone() }
+        }
+        Some(_) | None => Upstream::Nobody,
+    }
+}
+
+/// One step towards a standby that follows `upstream` and is known to be part of its history.
+/// `steady` is the rule that a settled standby ends with.
+#[must_use]
+pub fn follow(
+    observed: &Observed,
+    cluster: &Cluster,
+    upstream: &Upstream,
+    steady: Rule,
+) -> Decision {
+    match &observed.postgres {
+        Postgres::Running(running) => follow_running(observed, cluster, running, upstream, steady),
+        Postgres::Stopped(_) => start(observed, upstream),
+        Postgres::Starting { standby: true, .. } => starting(observed, upstream),
+        Postgres::Starting { .. } | Postgres::Unresponsive { .. } => Decision::wait(
+            Rule::AwaitStart,
+            "PostgreSQL does not answer yet",
+            ASK_PAUSE,
+            "PostgreSQL to accept connections",
+        ),
+        Postgres::NoData | Postgres::Unreadable(_) => Decision::wait(
+            Rule::AwaitLeader,
+            "no data directory",
+            observed.config.timing.loop_wait,
+            "a source to copy",
+        ),
+    }
+}
+
+fn start(observed: &Observed, upstream: &Upstream) -> Decision {
+    let at_once = |to: &Upstream, why: String| {
+        Decision::wait(Rule::StartStandby, why, Duration::ZERO, "PostgreSQL to start")
+            .tend(Tend::StartStandby(to.clone()))
+    };
+    if *upstream == Upstream::Nobody {
+        return at_once(upstream, "read-only, following nobody".into());
+    }
+    match judge(observed, upstream) {
+        Judgement::Follow => at_once(upstream, format!("following {}", name_of(upstream))),
+        Judgement::Rewind(decision) => decision,
+        Judgement::Silent(why) => at_once(
+            &Upstream::Nobody,
+            format!("read-only until {} can be asked for its history: {why}", name_of(upstream)),
+        ),
+        Judgement::Ask(why) => ask(upstream, why),
+    }
+}
+
+/// PostgreSQL replays and does not answer yet: it may need its source to become consistent.
+fn starting(observed: &Observed, upstream: &Upstream) -> Decision {
+    let wait = |why: String| {
+        Decision::wait(Rule::AwaitStart, why, ASK_PAUSE, "PostgreSQL to accept connections")
+    };
+    if *upstream == Upstream::Nobody || observed.following.as_ref() == Some(upstream) {
+        return wait("PostgreSQL replays WAL".into());
+    }
+    match judge(observed, upstream) {
+        Judgement::Follow => {
+            wait("PostgreSQL replays WAL".into()).tend(Tend::Follow(upstream.clone()))
+        }
+        Judgement::Rewind(decision) => decision,
+        Judgement::Silent(_) | Judgement::Ask(_) => {
+            wait("PostgreSQL replays WAL".into()).tend(Tend::AskHistory(upstream.clone()))
+        }
+    }
+}
+
+fn follow_running(
+    observed: &Observed,
+    cluster: &Cluster,
+    running: &Running,
+    upstream: &Upstream,
+    steady: Rule,
+) -> Decision {
+    let points = observed.following.as_ref() == Some(upstream);
+    let mut decision = Decision::wait(
+        steady,
+        steady_why(upstream, running),
+        observed.config.timing.loop_wait,
+        "a change in the DCS",
+    );
+    decision.tend.extend(slots::changes(observed, cluster, running).into_iter().map(Tend::Slot));
+    decision.tend.push(Tend::ApplySettings);
+    if *upstream == Upstream::Nobody {
+        if !points {
+            decision.tend.push(Tend::Follow(Upstream::Nobody));
+        }
+        return decision;
+    }
+    match judge(observed, upstream) {
+        Judgement::Rewind(rewind) => return rewind,
+        Judgement::Follow if !points => {
+            decision.rule = Rule::Follow;
+            decision.why = format!("now following {}", name_of(upstream));
+            decision.tend.push(Tend::Follow(upstream.clone()));
+        }
+        Judgement::Follow => {}
+        Judgement::Silent(why) | Judgement::Ask(why) => {
+            decision.tend.push(Tend::AskHistory(upstream.clone()));
+            decision.wake.after = decision.wake.after.min(ASK_PAUSE);
+            if !points {
+                decision.rule = Rule::AwaitSource;
+                decision.why = why;
+            }
+        }
+    }
+    if !streaming(running) && due(observed) {
+        decision.tend.push(Tend::AskHistory(upstream.clone()));
+        decision.wake.after = decision.wake.after.min(ASK_PAUSE);
+    }
+    decision
+}
+
+/// What comparing the histories says.
+enum Judgement {
+    /// The local WAL is part of the source's history.
+    Follow,
+    /// It is not: this is what to do.
+    Rewind(Decision),
+    /// The source was asked and did not answer.
+    Silent(String),
+    /// The source must be asked first.
+    Ask(String),
+}
+
+fn judge(observed: &Observed, upstream: &Upstream) -> Judgement {
+    let Some(source) = observed.source.as_ref().filter(|s| s.upstream == *upstream) else {
+        return Judgement::Ask(format!("asking {} for its history", name_of(upstream)));
+    };
+    let history = match &source.answer {
+        Ok(history) => history,
+        Err(why) => return Judgement::Silent(why.clone()),
+    };
+    let (Some(own), Some(own_history)) = (own_end(&observed.postgres), &observed.own_history)
+    else {
+        return Judgement::Ask("the local history is not known yet".into());
+    };
+    if own.timeline > history.timeline && due(observed) {
+        // The source has moved on since it was asked, or the local timeline is foreign to it.
+        return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
+    }
+    match compare(own, own_history, history) {
+        Verdict::InHistory => Judgement::Follow,
+        Verdict::Diverged { timeline, fork } => {
+            Judgement::Rewind(rewind(observed, upstream, history, timeline, fork))
+        }
+        Verdict::CanNotTell => Judgement::Silent(format!(
+            "this node crashed as primary and {} is still on timeline {}",
+            name_of(upstream),
+            history.timeline
+        )),
+    }
+}
+
+fn rewind(
+    observed: &Observed,
+    upstream: &Upstream,
+    history: &TimelineHistory,
+    timeline: node_agent_wire::TimelineId,
+    fork: node_agent_wire::Lsn,
+) -> Decision {
+    let why = format!(
+        "local WAL left the history of {} (timeline {}) at {fork} on timeline {timeline}",
+        name_of(upstream),
+        history.timeline
+    );
+    let rewindable = match &observed.postgres {
+        Postgres::Stopped(control) | Postgres::Starting { control, .. } => control.rewindable,
+        Postgres::Running(_) => true,
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => false,
+    };
+    let pause = observed.config.timing.loop_wait;
+    if !observed.config.use_pg_rewind {
+        return Decision::wait(
+            Rule::RewindImpossible,
+            format!("{why}; use_pg_rewind is off: set it, or empty the data directory"),
+            pause,
+            "an operator",
+        );
+    }
+    if !rewindable {
+        return Decision::wait(
+            Rule::RewindImpossible,
+            format!(
+                "{why}; pg_rewind needs data checksums or wal_log_hints: empty the data directory"
+            ),
+            pause,
+            "an operator",
+        );
+    }
+    if let Some(until) = observed.stand_back_until.filter(|until| observed.now < *until) {
+        return Decision::wait(
+            Rule::AwaitSource,
+            format!("{why}; pg_rewind failed lately"),
+            observed.now.until(until),
+            "the next attempt",
+        );
+    }
+    Decision::wait(Rule::Rewind, why, Duration::ZERO, "pg_rewind").act(Act::Rewind {
+        source: upstream.clone(),
+        timeline,
+        fork,
+    })
+}
+
+fn ask(upstream: &Upstream, why: String) -> Decision {
+    Decision::wait(Rule::AwaitSource, why, ASK_PAUSE, "the source's history")
+        .tend(Tend::AskHistory(upstream.clone()))
+}
+
+/// The last question is long enough ago for another one.
+fn due(observed: &Observed) -> bool {
+    observed.source.as_ref().is_none_or(|s| observed.now.since(s.at) >= ASK_PAUSE)
+}
+
+fn streaming(running: &Running) -> bool {
+    running.receiver.as_ref().is_some_and(|r| r.status == "streaming")
+}
+
+fn steady_why(upstream: &Upstream, running: &Running) -> String {
+    let state = if streaming(running) { "streaming from" } else { "waiting for" };
+    match upstream {
+        Upstream::Nobody => "read-only, following nobody".to_owned(),
+        Upstream::Member { .. } | Upstream::Remote { .. } => {
+            format!("{state} {}", name_of(upstream))
+        }
+    }
+}
+
+/// How people call it.
+#[must_use]
+pub fn name_of(upstream: &Upstream) -> String {
+    match upstream {
+        Upstream::Member { name, .. } => name.to_string(),
+        Upstream::Remote { hosts, .. } => {
+            let hosts: Vec<String> = hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
+            format!("the primary datacenter ({})", hosts.join(", "))
+        }
+        Upstream::Nobody => "nobody".to_owned(),
+    }
+}

@@ -1,0 +1,235 @@
+//! Everything that one decision is made from.
+
+use crate::divergence::SourceHistory;
+use crate::postgres::{Postgres, Upstream};
+use crate::time::{Boot, Fact};
+use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::federation::FederationRecord;
+use node_agent_wire::history::TimelineHistory;
+use node_agent_wire::member::Member;
+use node_agent_wire::position::Position;
+use node_agent_wire::status::{Failover, Status, SyncState};
+use node_agent_wire::{DcName, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
+use std::collections::BTreeMap;
+
+/// This node, from its configuration file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// The member name.
+    pub name: MemberName,
+    /// Tag `nofailover`, or a `failover_priority` of zero or less.
+    pub nofailover: bool,
+    /// May begin a new cluster by initdb.
+    pub may_bootstrap: bool,
+}
+
+/// A value of the DCS with the revision for compare-and-set; revision 0 when the key is absent.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Keyed<T> {
+    /// The value.
+    pub value: T,
+    /// `mod_revision` of the key.
+    pub revision: Revision,
+}
+
+/// The federation record as it was found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RecordView {
+    /// No key: a plain cluster.
+    Absent,
+    /// The record.
+    Present(Box<Keyed<FederationRecord>>),
+    /// A key that can't be read: nobody may write.
+    Unreadable(String),
+}
+
+impl RecordView {
+    /// The record, when there is a readable one.
+    #[must_use]
+    pub fn get(&self) -> Option<&FederationRecord> {
+        match self {
+            Self::Present(keyed) => Some(&keyed.value),
+            Self::Absent | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// One consistent read of the cluster's prefix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// The revision of the store.
+    pub revision: Revision,
+    /// `initialize`: `None` when absent, empty while a bootstrap is under way.
+    pub initialize: Option<String>,
+    /// `config` as read, with defaults.
+    pub config: Dynamic,
+    /// Whether the `config` key is there.
+    pub config_present: bool,
+    /// `leader`.
+    pub leader: Option<MemberName>,
+    /// `members/`.
+    pub members: BTreeMap<MemberName, Member>,
+    /// `failover`.
+    pub failover: Keyed<Failover>,
+    /// `status`.
+    pub status: Status,
+    /// `sync`.
+    pub sync: Keyed<SyncState>,
+    /// `history`.
+    pub history: Option<TimelineHistory>,
+    /// `federation`.
+    pub record: RecordView,
+    /// `position`.
+    pub position: Option<Position>,
+}
+
+impl Cluster {
+    /// The system identifier in `initialize`, when valid: ten digits or more (contract A.4).
+    #[must_use]
+    pub fn system_id(&self) -> Option<SystemId> {
+        let text = self.initialize.as_deref()?;
+        let valid = text.len() >= 10 && text.bytes().all(|b| b.is_ascii_digit());
+        valid.then(|| SystemId::new(text))
+    }
+
+    /// The leader's member, when its key is there.
+    #[must_use]
+    pub fn leader_member(&self) -> Option<&Member> {
+        self.members.get(self.leader.as_ref()?)
+    }
+}
+
+/// The leader lease as the keeper holds it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// The right to lead ends here: the moment at which the last committed beat was sent, plus the
+    /// TTL, less the time that stopping PostgreSQL takes. `None`: this node is not the leader.
+    pub held_until: Option<Boot>,
+}
+
+/// What this node has seen of the leader's beats, by its own clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observer {
+    /// When the latest beat was first seen; the agent's start when one was there already.
+    pub beat_seen_at: Option<Boot>,
+    /// The last leader whose key was seen.
+    pub last_leader: Option<MemberName>,
+}
+
+/// What a member's REST API answered during an election.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAnswer {
+    /// It answered.
+    Answered {
+        /// It runs and does not accept writes.
+        in_recovery: bool,
+        /// Received or replayed up to here.
+        lsn: Lsn,
+        /// On this timeline.
+        timeline: Option<TimelineId>,
+        /// It may not become leader.
+        nofailover: bool,
+    },
+    /// It did not answer, or has no running PostgreSQL.
+    Silent,
+}
+
+/// The answers of one round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// When the round was begun.
+    pub asked_at: Boot,
+    /// By member.
+    pub answers: BTreeMap<MemberName, PeerAnswer>,
+}
+
+/// Long work under way: one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// What.
+    pub kind: JobKind,
+    /// Since when.
+    pub since: Boot,
+}
+
+/// Kinds of long work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum JobKind {
+    /// initdb and the first start.
+    Bootstrap,
+    /// A base backup.
+    Clone,
+    /// pg_rewind.
+    Rewind,
+    /// Stopping a primary.
+    Demote,
+    /// Starting PostgreSQL.
+    Start,
+    /// Promoting it.
+    Promote,
+    /// A restart that an operator asked for.
+    Restart,
+}
+
+/// What an operator or the federator asked of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Restart PostgreSQL in its present role.
+    Restart,
+}
+
+/// The view that one decision is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Observed {
+    /// Now.
+    pub now: Boot,
+    /// Now by the wall clock, microseconds since the Unix epoch. Only compared with what this
+    /// datacenter's own machines wrote, for the cold-start rule.
+    pub wall_us: i64,
+    /// When the agent started.
+    pub started_at: Boot,
+    /// This node.
+    pub me: Me,
+    /// The DCS of this datacenter.
+    pub cluster: Fact<Cluster>,
+    /// The last configuration read; defaults before the first.
+    pub config: Dynamic,
+    /// The leader lease.
+    pub lease: Lease,
+    /// The beats of another leader.
+    pub observer: Observer,
+    /// PostgreSQL on this node.
+    pub postgres: Postgres,
+    /// The history of the local data directory's timeline.
+    pub own_history: Option<TimelineHistory>,
+    /// The upstream that PostgreSQL is configured with.
+    pub following: Option<Upstream>,
+    /// The last look at the upstream's history.
+    pub source: Option<SourceHistory>,
+    /// The last round of asking the members.
+    pub poll: Option<Poll>,
+    /// Members seen in the DCS, and when last.
+    pub members_seen: BTreeMap<MemberName, Boot>,
+    /// The records of the other datacenters.
+    pub peers: BTreeMap<DcName, Fact<FederationRecord>>,
+    /// Long work under way.
+    pub job: Option<Job>,
+    /// Starts of PostgreSQL that failed since it last ran.
+    pub start_failures: u32,
+    /// A promotion or rewind failed lately: stand back until then.
+    pub stand_back_until: Option<Boot>,
+    /// The end of WAL when `synchronous_standby_names` last took a new value.
+    pub sync_names_set_at: Option<Lsn>,
+    /// What somebody asked for.
+    pub request: Option<Request>,
+    /// Slots that this node could not create lately, with the reason.
+    pub slot_errors: BTreeMap<SlotName, String>,
+}
+
+impl Observed {
+    /// Whether this node holds the right to lead at this moment.
+    #[must_use]
+    pub fn holds_lease(&self) -> bool {
+        self.lease.held_until.is_some_and(|until| self.now < until)
+    }
+}

@@ -1,0 +1,195 @@
+//! Every rule by its stable number. The number is in the log line, the REST reply, the member key
+//! and `docs/rules.md`, which is generated from this table.
+
+/// One row: number, name, when it fires, what it does.
+struct Row {
+    rule: Rule,
+    number: u32,
+    name: &'static str,
+    when: &'static str,
+    then: &'static str,
+}
+
+macro_rules! rules {
+    ($($variant:ident = $number:literal, $name:literal, $when:literal, $then:literal;)*) => {
+        /// The rule that decided.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Rule {
+            $(#[doc = $when] $variant,)*
+        }
+
+        const ROWS: &[Row] = &[
+            $(Row {
+                rule: Rule::$variant, number: $number, name: $name, when: $when, then: $then,
+            },)*
+        ];
+    };
+}
+
+rules! {
+    DcsLostKeep = 10, "dcs-lost-keep",
+        "The DCS can't be read; the lease is still held, or PostgreSQL does not write.",
+        "Roles stay as they are until the lease's own deadline.";
+    DcsLostDemote = 11, "dcs-lost-demote",
+        "The DCS can't be read, the lease has run out and PostgreSQL accepts writes.",
+        "PostgreSQL is stopped at once.";
+    JobRunning = 20, "job-running",
+        "A long piece of work is under way.",
+        "Wait for it.";
+    DataUnreadable = 30, "data-unreadable",
+        "The data directory is there but can't be used.",
+        "Nothing is touched; an operator must look.";
+    ForeignSystem = 31, "foreign-system",
+        "The data directory belongs to another database system than `initialize` says.",
+        "The node takes no part; an operator must decide.";
+    Paused = 40, "paused",
+        "The cluster is in maintenance mode.",
+        "Roles stay as they are. A federation fence counts all the same.";
+    AdoptEpoch = 50, "adopt-epoch",
+        "Another datacenter's record is at a later epoch, and this one's still names us as primary.",
+        "This datacenter's record takes the later epoch over, with a fence.";
+    FenceDemote = 110, "fence-demote",
+        "The leader is primary and has no right to write: a fence, another primary datacenter, a later epoch or standby_cluster.",
+        "Clean shutdown, so that everything acknowledged is shipped; then read-only.";
+    FenceAcknowledge = 111, "fence-acknowledge",
+        "A fence is set and the leader has stopped writing.",
+        "The final position is written into the federation record.";
+    ReadOnly = 112, "read-only",
+        "The leader has no right to write and nobody to follow.",
+        "PostgreSQL runs read-only.";
+    StandbyLeader = 113, "standby-leader",
+        "The leader of a standby cluster.",
+        "It follows the primary datacenter.";
+    Bootstrap = 120, "bootstrap",
+        "The leader has no data directory and the cluster is new.",
+        "initdb; or a base backup of the primary datacenter in a standby cluster.";
+    StartPrimary = 121, "start-primary",
+        "The leader was primary and PostgreSQL is not running.",
+        "It is started in place.";
+    Promote = 122, "promote",
+        "The leader is a standby and has the right to write.",
+        "It is promoted.";
+    PrepareSync = 123, "prepare-sync",
+        "The leader is about to be promoted, or synchronous mode was turned off.",
+        "/sync and synchronous_standby_names are brought in line first.";
+    Switchover = 124, "switchover",
+        "A switchover is asked for and its candidate is ready.",
+        "Clean shutdown, then the leader key is released.";
+    Hold = 125, "hold",
+        "The leader is primary, as it should be.",
+        "Slots, /status, /sync and settings are kept up to date.";
+    GiveUp = 126, "give-up",
+        "The leader can't start PostgreSQL, or not in time.",
+        "The leader key is released so that another node can take over.";
+    AwaitStart = 127, "await-start",
+        "PostgreSQL is starting or stopping, or does not answer.",
+        "Wait for it.";
+    SwitchoverRefused = 128, "switchover-refused",
+        "A switchover is asked for that can't be carried out.",
+        "The request is cleared, with the reason.";
+    Restart = 129, "restart",
+        "An operator asked for a restart.",
+        "PostgreSQL is restarted in its role.";
+    LostLock = 200, "lost-lock",
+        "PostgreSQL accepts writes, and this node is not the leader.",
+        "It is stopped at once.";
+    Clone = 201, "clone",
+        "No data directory, and there is a leader to copy.",
+        "A base backup is taken.";
+    Rewind = 202, "rewind",
+        "The local WAL has left the history of the source.",
+        "What would be lost is reported and kept, then pg_rewind runs.";
+    RewindImpossible = 203, "rewind-impossible",
+        "The local WAL has left the history of the source, and pg_rewind is off or can't work.",
+        "PostgreSQL does not follow; an operator must reinitialise the node.";
+    StartStandby = 204, "start-standby",
+        "PostgreSQL is not running and may follow its source.",
+        "It is started as a standby.";
+    Follow = 205, "follow",
+        "The standby's source is not the one that it should have.",
+        "Its configuration is changed; no restart.";
+    Replicate = 206, "replicate",
+        "A standby follows its source.",
+        "Slots are kept up to date.";
+    AwaitSource = 207, "await-source",
+        "The source's history is not known yet.",
+        "It is asked for; PostgreSQL stays read-only.";
+    AwaitLeader = 208, "await-leader",
+        "No data directory, and nobody to copy.",
+        "Wait for a leader.";
+    ObserverWait = 300, "observer-wait",
+        "The leader key is gone, and its last beat is younger than its TTL by this node's clock.",
+        "Wait: the key's absence is no proof that the leader has stopped.";
+    AskPeers = 301, "ask-peers",
+        "There is no leader.",
+        "The other members are asked where they stand.";
+    NotEligible = 302, "not-eligible",
+        "There is no leader, and this node must not become it.",
+        "Wait for a better one.";
+    Acquire = 303, "acquire",
+        "There is no leader, and nobody is known to be better.",
+        "The leader key is taken by compare-and-set.";
+    AwaitCandidate = 304, "await-candidate",
+        "A switchover names another member as candidate.",
+        "Stand back for it.";
+    AcquireEmpty = 305, "acquire-empty",
+        "A new cluster: no data, no leader.",
+        "The leader key is taken; its holder begins the cluster.";
+}
+
+impl Rule {
+    fn row(self) -> &'static Row {
+        // Every variant has its row: the macro makes both from one line.
+        ROWS.iter().find(|row| row.rule == self).unwrap_or(&ROWS[0])
+    }
+
+    /// The stable number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.row().number
+    }
+
+    /// The stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// Every rule, in the order of the numbers.
+    pub fn all() -> impl Iterator<Item = Self> {
+        ROWS.iter().map(|row| row.rule)
+    }
+}
+
+/// `docs/rules.md`.
+#[must_use]
+pub fn document() -> String {
+    let mut text = String::from(
+        "# Rules of the node-agent\n\n\
+         Each pass of the agent ends with one rule. Its number is in the log line, in `GET /patroni`\n\
+         (`rule`) and in the member key (`why`). Numbers are never reused. This page is made from\n\
+         `node-agent/core/src/rule.rs`; a test compares them.\n\n\
+         | rule | name | when | then |\n|---|---|---|---|\n",
+    );
+    for row in ROWS {
+        text.push_str(&format!(
+            "| {} | {} | {} | {} |\n",
+            row.number, row.name, row.when, row.then
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn numbers_and_names_are_unique_and_ascend() {
+        let numbers: Vec<u32> = Rule::all().map(Rule::number).collect();
+        assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+        let names: BTreeSet<&str> = Rule::all().map(Rule::name).collect();
+        assert_eq!(names.len(), numbers.len());
+    }
+}

@@ -31,7 +31,7 @@ pub fn decide(observed: &Observed) -> Decision {
             if observed.holds_lease() {
                 lead(observed, cluster)
             } else {
-                take_back(observed)
+                take_back()
             }
         }
         Some(_) => led_by_other(observed, cluster),

@@ -51,6 +51,15 @@ pub struct Credentials {
     pub rewind: Password,
 }
 
+impl Credentials {
+    /// Stand-ins for a configuration that is printed.
+    #[must_use]
+    pub fn hidden() -> Self {
+        let hidden = || Password("(hidden)".to_owned());
+        Self { superuser: hidden(), replication: hidden(), rewind: hidden() }
+    }
+}
+
 /// A password file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use password file {path}: {source}")]

@@ -46,7 +46,9 @@ fn exchange(address: SocketAddr, path: &str, deadline: Instant) -> io::Result<Ve
     let mut stream = TcpStream::connect_timeout(&address, left()?)?;
     stream.set_write_timeout(Some(left()?))?;
     // HTTP/1.0: the server closes at the end and does not send chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    // In one piece: a server may answer and close after the first one that it reads.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut bytes = Vec::new();
     let mut buffer = [0u8; 4096];
     loop {

@@ -164,6 +164,8 @@ pub struct Lab {
     pub user: RunUser,
     /// Its passwords.
     pub credentials: Credentials,
+    /// Whether it took up the data of an earlier run.
+    resumed: bool,
 }
 
 impl Lab {
@@ -195,11 +197,19 @@ impl Lab {
             (NetworkChoice::OfTopology, None) => Some(topology.network),
             (NetworkChoice::Free, None) => None,
         };
+        let resumed = previous.is_some();
         if previous.is_some_and(|old| old.topology != text || Some(old.network) != network) {
             return Err(LabError::Different { dir });
         }
         let network = take_network(&Claims::below(&root), &topology, network, &dir)?;
-        Self::write_files(topology, text, network, &dir, software, user)
+        let lab = Self::write_files(topology, text, network, &dir, software, user)?;
+        Ok(Self { resumed, ..lab })
+    }
+
+    /// Whether it took up the data of an earlier run.
+    #[must_use]
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Opens a lab that exists.
@@ -213,7 +223,7 @@ impl Lab {
         let layout = Layout::plan(&topology, state.network, dir)?;
         let credentials = Credentials::read_or_make(dir, &state.user)?;
         let State { software, user, .. } = state;
-        Ok(Self { topology, layout, software, user, credentials })
+        Ok(Self { topology, layout, software, user, credentials, resumed: true })
     }
 
     fn write_files(
@@ -234,7 +244,7 @@ impl Lab {
         state.write(dir)?;
         let software = if root { software.copy_into(&bin_dir)? } else { software };
         let credentials = Credentials::read_or_make(dir, &user)?;
-        let lab = Self { topology, layout, software, user, credentials };
+        let lab = Self { topology, layout, software, user, credentials, resumed: false };
         for host in &lab.layout.hosts {
             lab.make_host_dir(host)?;
         }
@@ -266,17 +276,7 @@ impl Lab {
             postgres_bin_dir: &self.software.postgres_bin_dir,
             credentials: &self.credentials,
         };
-        let mut files = Vec::new();
-        for dc in &self.topology.datacenters {
-            for host in self.layout.hosts_of(&dc.name).filter(|host| host.is_node()) {
-                files.push((host.agent_config(), render::agent_config(&context, dc, host)?));
-            }
-        }
-        if self.topology.is_federation() {
-            let text = render::federator_config(&self.topology, &self.layout)?;
-            files.push((self.layout.federator_config(), text));
-        }
-        Ok(files)
+        Ok(render::all_files(&context)?)
     }
 
     /// The live processes of a host.

@@ -56,7 +56,7 @@ impl Lab {
     ///
     /// # Errors
     /// When this takes longer than two minutes, or an agent ends.
-    pub fn wait_ready(&self, progress: Progress<'_>, limit: &Interrupt) -> Result<(), LabError> {
+    X -> Result<(), LabError> {
         for (index, dc) in self.topology.datacenters.iter().enumerate() {
             if index == 0 {
                 let leader = self.wait_complete(&dc.name, READY_LIMIT, limit)?;
@@ -259,7 +259,11 @@ impl Lab {
         healthy.map_err(|error| self.with_logs(error, &[host]))
     }
 
-    fn wait_for_agents(&self, dc: &DcName, interrupt: &Interrupt) -> Result<(), LabError> {
+    /// Waits until every agent of a datacenter answers, whatever it says.
+    ///
+    /// # Errors
+    /// When this takes longer than two minutes, or an agent ends.
+    pub fn wait_for_agents(&self, dc: &DcName, interrupt: &Interrupt) -> Result<(), LabError> {
         for host in self.layout.hosts_of(dc).filter(|host| host.is_node()) {
             let what = format!("an answer of the agent of {}", host.name);
             let answered = wait::until(&what, READY_LIMIT, interrupt, || {

@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The program `lab`: see [`lab::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lab::cli::main()
+}

@@ -4,7 +4,7 @@
 //! `grpc` section and `federation.standby`, which makes the agents of every datacenter but the first
 //! wait for `federator setup` instead of running initdb.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_yaml::{Mapping, Value};
 
@@ -41,6 +41,25 @@ pub struct AgentContext<'a> {
     pub postgres_bin_dir: &'a Path,
     /// The lab's passwords.
     pub credentials: &'a Credentials,
+}
+
+/// Every configuration file: path and text. Agents' files hold passwords. There is a file for the
+/// federator when there is more than one datacenter.
+///
+/// # Errors
+/// When a value of the topology cannot be written as YAML.
+pub fn all_files(context: &AgentContext<'_>) -> Result<Vec<(PathBuf, String)>, RenderError> {
+    let AgentContext { topology, layout, .. } = *context;
+    let mut files = Vec::new();
+    for dc in &topology.datacenters {
+        for host in layout.hosts_of(&dc.name).filter(|host| host.is_node()) {
+            files.push((host.agent_config(), agent_config(context, dc, host)?));
+        }
+    }
+    if topology.is_federation() {
+        files.push((layout.federator_config(), federator_config(topology, layout)?));
+    }
+    Ok(files)
 }
 
 /// The configuration file of a node's agent; it holds passwords.

@@ -56,13 +56,17 @@ impl Lab {
     ///
     /// # Errors
     /// When this takes longer than two minutes, or an agent ends.
-    X -> Result<(), LabError> {
+    pub fn wait_ready(
+        &self,
+        progress: Progress<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<(), LabError> {
         for (index, dc) in self.topology.datacenters.iter().enumerate() {
             if index == 0 {
-                let leader = self.wait_complete(&dc.name, READY_LIMIT, limit)?;
+                let leader = self.wait_complete(&dc.name, READY_LIMIT, interrupt)?;
                 progress(&format!("{}: {leader} leads, every replica streams", dc.name));
             } else {
-                self.wait_for_agents(&dc.name, limit)?;
+                self.wait_for_agents(&dc.name, interrupt)?;
                 let note = "agents wait for federator setup";
                 progress(&format!("{}: {note}", dc.name));
             }

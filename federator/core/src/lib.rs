@@ -1,1 +1,22 @@
-//! Placeholder.
+//! What the federator plans: inventory in, plan or refusal out.
+//!
+//! No I/O, no clock, no randomness: time enters as microseconds since the Unix epoch, ids as
+//! values. What each datacenter says is an [`inventory::Inventory`]; a planner turns it and an
+//! intent into a [`plan::Plan`] or into refusals with their reasons; [`change`] holds every change
+//! that an executor may make to a federation record.
+
+pub mod change;
+pub mod configuration;
+pub mod evidence;
+pub mod guards;
+pub mod history;
+pub mod inventory;
+pub mod loss;
+pub mod plan;
+pub mod planner;
+pub mod report;
+pub mod resume;
+pub mod topology;
+
+#[cfg(test)]
+mod fixture;

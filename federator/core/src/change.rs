@@ -1,0 +1,513 @@
+//! Every change that the federator makes to a federation record, as a pure function: old record
+//! in, new record out, or the rule that would be broken. `Ok(None)` means that it is so already.
+//!
+//! Commit and abort change the same key, the record of the datacenter that the operation is for,
+//! so a compare-and-set lets only one of them happen. The fence of the former primary is lifted
+//! only by who holds an [`AbortBegun`], the proof that the commit can no longer happen.
+
+use crate::evidence::FencingEvidence;
+use node_agent_wire::federation::{
+    Claim, Confirmation, DcEntry, FederationRecord, Fence, JournalEntry, Operation, OperationKind,
+    Phase, Policies, RECORD_VERSION, RecordRule,
+};
+use node_agent_wire::{DcName, Epoch, OperationId};
+use std::collections::BTreeMap;
+
+/// A change that is not allowed now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// A rule of the record itself.
+    #[error("the record of {dc} may not be changed so: {rule}")]
+    Rule {
+        /// Whose record.
+        dc: DcName,
+        /// The rule.
+        rule: RecordRule,
+    },
+    /// Another operation holds the record.
+    #[error("{dc} is held by {kind} {operation} that {by} started")]
+    Busy {
+        /// Whose record.
+        dc: DcName,
+        /// The operation that is there.
+        operation: OperationId,
+        /// Its kind.
+        kind: OperationKind,
+        /// Who started it.
+        by: String,
+    },
+    /// The operation is no longer in the record.
+    #[error("operation {operation} is no longer in the record of {dc}")]
+    Gone {
+        /// Whose record.
+        dc: DcName,
+        /// The operation that was expected.
+        operation: OperationId,
+    },
+    /// The operation was turned back.
+    #[error("operation {operation} is being aborted")]
+    Aborting {
+        /// The operation.
+        operation: OperationId,
+    },
+    /// The operation was committed: there is no way back.
+    #[error("operation {operation} is committed (epoch {epoch}): it only goes forward")]
+    Committed {
+        /// The operation.
+        operation: OperationId,
+        /// The epoch that it began.
+        epoch: Epoch,
+    },
+    /// The datacenter is fenced.
+    #[error("{dc} is fenced: {reason}")]
+    Fenced {
+        /// Whose record.
+        dc: DcName,
+        /// The fence's reason.
+        reason: String,
+    },
+    /// The epoch is not the one that was planned from.
+    #[error("{dc} is at epoch {found}, the plan was made for epoch {planned}")]
+    EpochMoved {
+        /// Whose record.
+        dc: DcName,
+        /// The planned epoch.
+        planned: Epoch,
+        /// The epoch that is there.
+        found: Epoch,
+    },
+    /// The evidence that the commit rests on is not in the record any more.
+    #[error("the acknowledged fence of {dc} is gone")]
+    EvidenceGone {
+        /// Whose record.
+        dc: DcName,
+    },
+    /// Only the primary datacenter's fence can be set or lifted by hand.
+    #[error("{dc} is not the primary datacenter: its record names {primary}")]
+    NotPrimary {
+        /// Whose record.
+        dc: DcName,
+        /// The primary that it names.
+        primary: DcName,
+    },
+}
+
+/// What a change yields: a new record, or `None` when nothing has to change.
+pub type Change = Result<Option<FederationRecord>, ChangeError>;
+
+/// Whether an operation of this kind moves the right to be primary.
+#[must_use]
+pub fn moves_primary(kind: OperationKind) -> bool {
+    match kind {
+        OperationKind::Switchover | OperationKind::Promotion => true,
+        OperationKind::Setup | OperationKind::Rejoin | OperationKind::Fence => false,
+    }
+}
+
+fn checked(old: &FederationRecord, new: FederationRecord) -> Change {
+    match old.check_successor(&new) {
+        Ok(()) => Ok((*old != new).then_some(new)),
+        Err(rule) => Err(ChangeError::Rule { dc: old.dc.clone(), rule }),
+    }
+}
+
+fn busy(record: &FederationRecord, held: &Operation) -> ChangeError {
+    ChangeError::Busy {
+        dc: record.dc.clone(),
+        operation: held.id.clone(),
+        kind: held.kind,
+        by: held.by.clone(),
+    }
+}
+
+fn ours<'r>(record: &'r FederationRecord, id: &OperationId) -> Result<&'r Operation, ChangeError> {
+    match &record.operation {
+        Some(operation) if operation.id == *id => Ok(operation),
+        Some(_) | None => Err(ChangeError::Gone { dc: record.dc.clone(), operation: id.clone() }),
+    }
+}
+
+fn running<'r>(
+    record: &'r FederationRecord,
+    id: &OperationId,
+) -> Result<&'r Operation, ChangeError> {
+    let operation = ours(record, id)?;
+    match operation.phase {
+        Phase::Running => Ok(operation),
+        Phase::Aborting => Err(ChangeError::Aborting { operation: id.clone() }),
+        Phase::Committed => {
+            Err(ChangeError::Committed { operation: id.clone(), epoch: operation.next_epoch })
+        }
+    }
+}
+
+/// The first record of a datacenter.
+#[must_use]
+pub fn first_record(
+    federation: &str,
+    dc: &DcName,
+    primary: &DcName,
+    members: BTreeMap<DcName, DcEntry>,
+    policies: Policies,
+) -> FederationRecord {
+    FederationRecord {
+        version: RECORD_VERSION,
+        federation: federation.to_owned(),
+        dc: dc.clone(),
+        epoch: Epoch(1),
+        primary: primary.clone(),
+        fence: None,
+        operation: None,
+        claim: None,
+        members,
+        policies,
+        streamed: false,
+        confirmed: None,
+    }
+}
+
+/// Writes the members and policies as the settings and the inventory have them now.
+///
+/// # Errors
+/// Another operation than `id` holds the record.
+pub fn describe(
+    record: &FederationRecord,
+    id: Option<&OperationId>,
+    members: &BTreeMap<DcName, DcEntry>,
+    policies: &Policies,
+) -> Change {
+    if let Some(held) = record.operation.as_ref().filter(|held| Some(&held.id) != id) {
+        return Err(busy(record, held));
+    }
+    let next =
+        FederationRecord { members: members.clone(), policies: policies.clone(), ..record.clone() };
+    checked(record, next)
+}
+
+/// Puts the operation into the record.
+///
+/// # Errors
+/// Another operation holds it, the epoch is not the planned one, or the datacenter is fenced where
+/// the operation needs it to be free.
+pub fn take(record: &FederationRecord, operation: &Operation) -> Change {
+    match &record.operation {
+        Some(held) if held.id == operation.id => {
+            return match held.phase {
+                Phase::Running | Phase::Committed => Ok(None),
+                Phase::Aborting => Err(ChangeError::Aborting { operation: held.id.clone() }),
+            };
+        }
+        Some(held) => return Err(busy(record, held)),
+        None => {}
+    }
+    let moves = moves_primary(operation.kind);
+    let begins = if moves { record.epoch.next() } else { record.epoch };
+    if begins != operation.next_epoch {
+        let planned = Epoch(operation.next_epoch.0.saturating_sub(u64::from(moves)));
+        let (dc, found) = (record.dc.clone(), record.epoch);
+        return Err(ChangeError::EpochMoved { dc, planned, found });
+    }
+    if let Some(fence) = record.fence.as_ref().filter(|_| moves) {
+        // The former primary may be fenced already when the target is promoted on that evidence.
+        let former = operation.kind == OperationKind::Promotion && record.dc != operation.to;
+        if !former {
+            let reason = fence.reason.clone();
+            return Err(ChangeError::Fenced { dc: record.dc.clone(), reason });
+        }
+    }
+    checked(record, FederationRecord { operation: Some(operation.clone()), ..record.clone() })
+}
+
+/// Removes the operation: at its end, or as the way back from a half-finished take.
+///
+/// # Errors
+/// A rule of the record.
+pub fn release(record: &FederationRecord, id: &OperationId) -> Change {
+    if ours(record, id).is_err() {
+        return Ok(None);
+    }
+    checked(record, FederationRecord { operation: None, ..record.clone() })
+}
+
+/// Fences the former primary for an operation that moves the right.
+///
+/// # Errors
+/// The operation is gone or turned back, or another fence is in the way of a switchover.
+pub fn fence(record: &FederationRecord, operation: &Operation, now_us: i64) -> Change {
+    if record.epoch >= operation.next_epoch {
+        return Err(ChangeError::Committed {
+            operation: operation.id.clone(),
+            epoch: record.epoch,
+        });
+    }
+    running(record, &operation.id)?;
+    if let Some(there) = &record.fence {
+        let same = there.operation.as_ref() == Some(&operation.id);
+        if same || operation.kind == OperationKind::Promotion {
+            return Ok(None);
+        }
+        let reason = there.reason.clone();
+        return Err(ChangeError::Fenced { dc: record.dc.clone(), reason });
+    }
+    let fence = Fence {
+        epoch: operation.next_epoch,
+        operation: Some(operation.id.clone()),
+        reason: format!("{} to {}", operation.kind, operation.to),
+        by: operation.by.clone(),
+        at_us: now_us,
+        ack: None,
+    };
+    checked(record, FederationRecord { fence: Some(fence), ..record.clone() })
+}
+
+/// Fences the primary datacenter by an operator's hand.
+///
+/// # Errors
+/// An operation is in progress, or the datacenter is not the primary one by its own record.
+pub fn operator_fence(record: &FederationRecord, by: &str, now_us: i64) -> Change {
+    if let Some(held) = &record.operation {
+        return Err(busy(record, held));
+    }
+    if !record.names_us() {
+        let (dc, primary) = (record.dc.clone(), record.primary.clone());
+        return Err(ChangeError::NotPrimary { dc, primary });
+    }
+    if record.fence.is_some() {
+        return Ok(None);
+    }
+    let fence = Fence {
+        epoch: record.epoch.next(),
+        operation: None,
+        reason: format!("fenced by {by}"),
+        by: by.to_owned(),
+        at_us: now_us,
+        ack: None,
+    };
+    checked(record, FederationRecord { fence: Some(fence), ..record.clone() })
+}
+
+/// Lifts a fence by an operator's hand.
+///
+/// # Errors
+/// An operation is in progress, or another datacenter has become primary: then only a rejoin does.
+pub fn operator_lift(record: &FederationRecord) -> Change {
+    if let Some(held) = &record.operation {
+        return Err(busy(record, held));
+    }
+    if record.fence.is_none() {
+        return Ok(None);
+    }
+    if !record.names_us() {
+        let (dc, primary) = (record.dc.clone(), record.primary.clone());
+        return Err(ChangeError::NotPrimary { dc, primary });
+    }
+    checked(record, FederationRecord { fence: None, ..record.clone() })
+}
+
+/// Whether the fence that an `acknowledged` promotion rests on is still in the former primary's
+/// record, held by the operation so that nobody else can lift it.
+///
+/// # Errors
+/// The operation does not hold the record, or the acknowledged fence is gone.
+pub fn still_acknowledged(record: &FederationRecord, id: &OperationId) -> Result<(), ChangeError> {
+    ours(record, id)?;
+    match record.fence.as_ref().and_then(|f| f.ack.as_ref()) {
+        Some(_) => Ok(()),
+        None => Err(ChangeError::EvidenceGone { dc: record.dc.clone() }),
+    }
+}
+
+/// The commit: the one change after which the operation's target is the primary datacenter.
+/// `journal` rides along, so that no second write is needed inside the write pause.
+///
+/// # Errors
+/// The operation is gone, turned back, or the target is fenced.
+pub fn commit(
+    record: &FederationRecord,
+    id: &OperationId,
+    evidence: &FencingEvidence,
+    journal: &[JournalEntry],
+    now_us: i64,
+) -> Change {
+    let there = ours(record, id)?;
+    if there.phase == Phase::Committed {
+        return Ok(None);
+    }
+    let operation = running(record, id)?;
+    if let Some(fence) = &record.fence {
+        let reason = fence.reason.clone();
+        return Err(ChangeError::Fenced { dc: record.dc.clone(), reason });
+    }
+    if record.epoch.next() != operation.next_epoch {
+        let planned = Epoch(operation.next_epoch.0.saturating_sub(1));
+        return Err(ChangeError::EpochMoved {
+            dc: record.dc.clone(),
+            planned,
+            found: record.epoch,
+        });
+    }
+    let mut next = record.clone();
+    next.epoch = operation.next_epoch;
+    next.primary = operation.to.clone();
+    next.claim = Some(Claim {
+        operation: id.clone(),
+        kind: operation.kind,
+        evidence: Some(evidence.recorded().clone()),
+        at_us: now_us,
+    });
+    next.streamed = false;
+    next.confirmed = None;
+    let mut operation = operation.clone();
+    operation.phase = Phase::Committed;
+    operation.evidence = Some(evidence.recorded().clone());
+    merge_journal(&mut operation.journal, journal);
+    next.operation = Some(operation);
+    checked(record, next)
+}
+
+/// Turns the operation back, in the record of the datacenter that it is for.
+///
+/// # Errors
+/// The operation is gone, or committed.
+pub fn begin_abort(record: &FederationRecord, id: &OperationId) -> Change {
+    let operation = ours(record, id)?;
+    let past = moves_primary(operation.kind) && record.epoch >= operation.next_epoch;
+    match operation.phase {
+        Phase::Aborting => Ok(None),
+        Phase::Running if !past => {
+            let mut operation = operation.clone();
+            operation.phase = Phase::Aborting;
+            checked(record, FederationRecord { operation: Some(operation), ..record.clone() })
+        }
+        Phase::Running | Phase::Committed => {
+            Err(ChangeError::Committed { operation: id.clone(), epoch: record.epoch })
+        }
+    }
+}
+
+/// The proof that an operation can no longer be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbortBegun(OperationId, Epoch);
+
+impl AbortBegun {
+    /// Reads the proof in the record of the datacenter that the operation is for.
+    #[must_use]
+    pub fn seen(record: &FederationRecord, id: &OperationId) -> Option<Self> {
+        let operation = ours(record, id).ok()?;
+        let back = operation.phase == Phase::Aborting && operation.to == record.dc;
+        back.then(|| Self(id.clone(), operation.next_epoch))
+    }
+}
+
+/// Takes the operation and its fence out of the record of another datacenter on the way back. A
+/// fence that somebody else set stays.
+///
+/// # Errors
+/// The datacenter already knows the epoch that the operation was to begin.
+pub fn turn_back(record: &FederationRecord, proof: &AbortBegun) -> Change {
+    let mut next = record.clone();
+    if next.fence.as_ref().and_then(|f| f.operation.as_ref()) == Some(&proof.0) {
+        if !record.names_us() {
+            let operation = proof.0.clone();
+            return Err(ChangeError::Committed { operation, epoch: record.epoch });
+        }
+        next.fence = None;
+    }
+    if ours(record, &proof.0).is_ok() {
+        next.operation = None;
+    }
+    checked(record, next)
+}
+
+/// Makes a datacenter follow `winner`'s epoch, free of its fence: done once its configuration
+/// makes it a standby cluster of the winner. An operation that is not `keep` and belongs to an
+/// earlier epoch goes with the epoch.
+///
+/// # Errors
+/// The datacenter knows a later epoch than `winner`.
+pub fn follow(record: &FederationRecord, winner: &FederationRecord, keep: &OperationId) -> Change {
+    let mut next = record.clone();
+    if next.epoch != winner.epoch {
+        next.streamed = false;
+        next.confirmed = None;
+    }
+    next.epoch = winner.epoch;
+    next.primary = winner.primary.clone();
+    next.claim = winner.claim.clone();
+    next.fence = None;
+    next.operation = next.operation.filter(|o| o.id == *keep);
+    if let Some(operation) = next.operation.as_mut().filter(|o| moves_primary(o.kind)) {
+        operation.phase = Phase::Committed;
+    }
+    checked(record, next)
+}
+
+/// Brings a returned datacenter to `winner`'s epoch with a fence, before anything else. A copy of
+/// an operation that its target no longer has goes away.
+///
+/// # Errors
+/// A rule of the record.
+pub fn supersede(
+    record: &FederationRecord,
+    winner: &FederationRecord,
+    orphan: Option<&OperationId>,
+    by: &str,
+    now_us: i64,
+) -> Change {
+    let mut next = record.superseded_by(winner, by, now_us).unwrap_or_else(|| record.clone());
+    if next.operation.as_ref().map(|o| &o.id) == orphan {
+        next.operation = None;
+    }
+    checked(record, next)
+}
+
+/// Notes that the standby datacenter streams from the primary one in this epoch.
+///
+/// # Errors
+/// The epoch has moved on.
+pub fn mark_streamed(record: &FederationRecord, epoch: Epoch) -> Change {
+    if record.epoch != epoch {
+        let (dc, found) = (record.dc.clone(), record.epoch);
+        return Err(ChangeError::EpochMoved { dc, planned: epoch, found });
+    }
+    checked(record, FederationRecord { streamed: true, ..record.clone() })
+}
+
+/// Writes journal entries into the operation.
+///
+/// # Errors
+/// The operation is gone, or turned back.
+pub fn journal(record: &FederationRecord, id: &OperationId, entries: &[JournalEntry]) -> Change {
+    let mut operation = ours(record, id)?.clone();
+    if operation.phase == Phase::Aborting {
+        return Err(ChangeError::Aborting { operation: id.clone() });
+    }
+    merge_journal(&mut operation.journal, entries);
+    checked(record, FederationRecord { operation: Some(operation), ..record.clone() })
+}
+
+/// Lays `entries` over `journal`, one line for each step.
+pub fn merge_journal(journal: &mut Vec<JournalEntry>, entries: &[JournalEntry]) {
+    for entry in entries {
+        match journal.iter_mut().find(|there| there.step == entry.step) {
+            Some(there) => *there = entry.clone(),
+            None => journal.push(entry.clone()),
+        }
+    }
+}
+
+/// Notes an operator's word that the present epoch still holds after a cold start.
+///
+/// # Errors
+/// An operation is in progress.
+pub fn confirm(record: &FederationRecord, by: &str, now_us: i64) -> Change {
+    if let Some(held) = &record.operation {
+        return Err(busy(record, held));
+    }
+    let confirmed = Some(Confirmation { epoch: record.epoch, by: by.to_owned(), at_us: now_us });
+    checked(record, FederationRecord { confirmed, ..record.clone() })
+}
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;

@@ -1,0 +1,110 @@
+//! The closed operations of a federation: the value of the key `federation_history`.
+
+use node_agent_wire::federation::{Evidence, JournalEntry, LossEstimate, Operation, OperationKind};
+use node_agent_wire::{DcName, Epoch, OperationId};
+use serde::{Deserialize, Serialize};
+
+/// How many closed operations are kept.
+pub const HISTORY_MAX: usize = 100;
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// All steps done.
+    Done,
+    /// Turned back before the commit.
+    Aborted,
+}
+
+/// A closed operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedOperation {
+    /// Its id.
+    pub id: OperationId,
+    /// What it did.
+    pub kind: OperationKind,
+    /// The datacenter that gave up the role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<DcName>,
+    /// The datacenter that it was for.
+    pub to: DcName,
+    /// The epoch that it began, or that it took place in.
+    pub epoch: Epoch,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Who started it.
+    pub by: String,
+    /// When, microseconds since the Unix epoch.
+    pub started_at_us: i64,
+    /// When it was closed, microseconds since the Unix epoch.
+    pub closed_at_us: i64,
+    /// The evidence of a promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// The loss that the operator was shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_loss: Option<LossEstimate>,
+    /// From the fence to the answer of the promotion, in microseconds: the longest time that a
+    /// client could not write. `None` when it was not measured in one run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_pause_us: Option<i64>,
+    /// Its steps.
+    #[serde(default)]
+    pub steps: Vec<JournalEntry>,
+}
+
+impl ClosedOperation {
+    /// Closes an operation.
+    #[must_use]
+    pub fn new(
+        operation: &Operation,
+        outcome: Outcome,
+        closed_at_us: i64,
+        write_pause_us: Option<i64>,
+    ) -> Self {
+        Self {
+            id: operation.id.clone(),
+            kind: operation.kind,
+            from: operation.from.clone(),
+            to: operation.to.clone(),
+            epoch: operation.next_epoch,
+            outcome,
+            by: operation.by.clone(),
+            started_at_us: operation.started_at_us,
+            closed_at_us,
+            evidence: operation.evidence.clone(),
+            expected_loss: operation.expected_loss.clone(),
+            write_pause_us,
+            steps: operation.journal.clone(),
+        }
+    }
+}
+
+/// Appends an entry, newest last, at most [`HISTORY_MAX`]. `None` when it is there already.
+#[must_use]
+pub fn append(
+    history: &[ClosedOperation],
+    entry: &ClosedOperation,
+) -> Option<Vec<ClosedOperation>> {
+    if history.iter().any(|there| there.id == entry.id) {
+        return None;
+    }
+    let keep_from = (history.len() + 1).saturating_sub(HISTORY_MAX);
+    let mut next = history[keep_from..].to_vec();
+    next.push(entry.clone());
+    Some(next)
+}
+
+/// The histories of several datacenters as one, oldest first.
+#[must_use]
+pub fn merge(histories: &[Vec<ClosedOperation>]) -> Vec<ClosedOperation> {
+    let mut all: Vec<ClosedOperation> = Vec::new();
+    for entry in histories.iter().flatten() {
+        if !all.iter().any(|there| there.id == entry.id) {
+            all.push(entry.clone());
+        }
+    }
+    all.sort_by_key(|entry| entry.closed_at_us);
+    all
+}

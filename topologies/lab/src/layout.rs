@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::name::DcName;
+use node_agent_wire::DcName;
+
 use crate::network::Network;
 use crate::settings::Scalar;
 use crate::topology::{Datacenter, Topology};
@@ -259,7 +260,7 @@ mod tests {
             ("a-pg1", "127.9.2.11"),
         ];
         assert_eq!(seen, wanted.map(|(n, a)| (n.to_owned(), a.to_owned())));
-        assert_eq!(layout.etcd_endpoints(&DcName::new("a").unwrap()).len(), 3);
+        assert_eq!(layout.etcd_endpoints(&DcName::new("a")).len(), 3);
         assert_eq!(layout.addresses().len(), 4 * 2 + 3 * 3);
     }
 

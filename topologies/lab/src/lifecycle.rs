@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use node_agent_wire::DcName;
 use rustix::process::Signal;
 
 use crate::cluster::Cluster;
@@ -10,7 +11,6 @@ use crate::http;
 use crate::lab::{Lab, LabError, Part, find_part};
 use crate::launch;
 use crate::layout::{ETCD_CLIENT_PORT, Host, REST_PORT};
-use crate::name::DcName;
 use crate::processes;
 use crate::wait::{self, Interrupt, Look};
 

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use node_agent_wire::DcName;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -99,13 +100,19 @@ name_type!(
     LabName, "name of a lab", "shop"
 );
 name_type!(
-    /// Name of a datacenter, unique in the federation.
-    DcName, "name of a datacenter", "dc1"
+    /// Name of a datacenter as a topology file may write it; a [`DcName`] once it is checked.
+    DcKey, "name of a datacenter", "dc1"
 );
 name_type!(
     /// Name of a node, unique in its datacenter. The member's name is `<dc>-<node>`.
     NodeName, "name of a node", "pg1"
 );
+
+impl From<DcKey> for DcName {
+    fn from(key: DcKey) -> Self {
+        Self::new(key.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -114,7 +121,7 @@ mod tests {
     #[test]
     fn names_are_checked() {
         for good in ["a", "pg1", "dc-west-2", "abcdefghijklmnopqrst"] {
-            assert_eq!(DcName::new(good).unwrap().as_str(), good);
+            assert_eq!(DcKey::new(good).unwrap().as_str(), good);
         }
         let bad = [
             ("", "empty"),
@@ -126,7 +133,7 @@ mod tests {
             ("abcdefghijklmnopqrstu", "longer than 20"),
         ];
         for (text, why) in bad {
-            let message = DcName::new(text).unwrap_err().to_string();
+            let message = DcKey::new(text).unwrap_err().to_string();
             assert!(message.contains(why), "{text}: {message}");
             assert!(message.contains("example: dc1"), "{message}");
         }

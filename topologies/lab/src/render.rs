@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
+use node_agent_wire::DcName;
 use serde_yaml::{Mapping, Value};
 
 use crate::credentials::{self, Credentials, Password, REPLICATION_USER, REWIND_USER, SUPERUSER};
 use crate::layout::{GRPC_PORT, Host, HostKind, Layout, POSTGRES_PORT, REST_PORT};
-use crate::name::DcName;
 use crate::topology::{Datacenter, Topology};
 
 /// First part of the keys of every cluster in etcd.

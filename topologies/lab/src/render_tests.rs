@@ -123,3 +123,17 @@ fn the_federator_gets_files_and_no_passwords() {
     let seen = at(&agents[0].1, "postgresql/authentication/replication/password");
     assert_eq!(seen.as_str(), Some(credentials.replication.reveal()));
 }
+
+#[test]
+fn the_agent_knows_every_key() {
+    let (agents, _, _) = rendered();
+    for (name, config) in agents {
+        let text = serde_yaml::to_string(&config).unwrap();
+        let value = node_agent_wire::yaml::parse(&text).unwrap();
+        assert_eq!(node_agent_wire::config::unknown_keys(&value), [""; 0], "{name}");
+        let read: node_agent_wire::config::LocalConfig = serde_json::from_value(value).unwrap();
+        assert_eq!(read.federation.standby, name.starts_with("dc2"), "{name}");
+        assert!(!read.etcd3.endpoints().is_empty(), "{name}");
+        assert!(read.grpc.is_some(), "{name}");
+    }
+}

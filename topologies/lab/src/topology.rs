@@ -14,11 +14,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use node_agent_wire::DcName;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::line_search::line_of;
-use crate::name::{DcName, LabName, NodeName};
+use crate::name::{DcKey, LabName, NodeName};
 use crate::network::Network;
 use crate::settings::{Scalar, Settings};
 
@@ -234,7 +235,8 @@ fn datacenters_in_order<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Datacente
         }
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut found: Vec<Datacenter> = Vec::new();
-            while let Some(name) = map.next_key::<DcName>()? {
+            while let Some(name) = map.next_key::<DcKey>()? {
+                let name = DcName::from(name);
                 if found.iter().any(|dc| dc.name == name) {
                     return Err(de::Error::custom(format_args!("datacenter {name} occurs twice")));
                 }

@@ -2,6 +2,8 @@
 //! are missing, and the prober proves two primaries when there are two and none before. Method: a
 //! primary and its standby run by a stand-in that decides nothing; the test freezes and promotes.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod stand_in;
 
 use std::time::{Duration, Instant};

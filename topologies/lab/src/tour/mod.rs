@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use node_agent_wire::DcName;
 use tokio::process::Command;
 
 use self::story::{Act, Chapter, Expect};
@@ -14,7 +15,6 @@ use crate::access::{Access, AccessError};
 use crate::cli::report;
 use crate::lab::{Lab, LabError, LabOptions};
 use crate::ledger::{Audit, Writer, WriterOptions};
-use crate::name::DcName;
 use crate::prober::{Prober, Record};
 use crate::software::{FEDERATOR, SoftwareError};
 use crate::state;
@@ -28,8 +28,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 const ROWS_LIMIT: Duration = Duration::from_secs(60);
 /// How long the first primary may take to accept writes.
 const PRIMARY_LIMIT: Duration = Duration::from_secs(30);
-/// Exit code for wrong usage, of every program that reads its arguments with clap.
-const USAGE: i32 = 2;
+/// The federator's exit code for a refusal.
+const REFUSED: i32 = 3;
 /// How often an interrupt is looked for.
 const INTERRUPT_POLL: Duration = Duration::from_millis(50);
 
@@ -268,7 +268,7 @@ impl Tour<'_> {
         };
         let (good, wanted) = match expect {
             Expect::Done => (code == Some(0), "exit status 0"),
-            Expect::Refused => (!matches!(code, None | Some(0 | USAGE)), "a refusal"),
+            Expect::Refused => (code == Some(REFUSED), "exit status 3, a refusal"),
         };
         if !good {
             return Err(TourError::Unexpected { command: typed, seen, wanted });
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn rows_may_be_lost_only_with_the_datacenter() {
         let now = Instant::now();
-        let home = DcName::new("dc1").unwrap();
+        let home = DcName::new("dc1");
         let mut ledger = Ledger::new("r", "normal operation", now);
         ledger.note(1, 0, Fate::Acknowledged(now));
         ledger.begin_phase("loss of dc1", now);

@@ -2,14 +2,16 @@
 //!
 //! Every command line of the federator that a newcomer sees is written here and nowhere else.
 
-use crate::name::{DcName, LabName};
+use node_agent_wire::DcName;
+
+use crate::name::LabName;
 
 /// How a command of the federator must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// With exit code 0.
     Done,
-    /// With a refusal: neither 0 nor the code for wrong usage.
+    /// With the exit code of a refusal.
     Refused,
 }
 
@@ -99,10 +101,6 @@ fn switchover_chapter(from: &str, to: &str) -> Chapter {
 }
 
 fn disaster_chapters(federation: &str, home: &str, away: &str) -> [Chapter; 4] {
-    let name = |text: &str| {
-        #[allow(clippy::expect_used, reason = "the text is taken from a checked name")]
-        DcName::new(text).expect("the name of a datacenter of this topology")
-    };
     let reason = format!("{home} has no power, its building was visited");
     [
         Chapter {
@@ -112,9 +110,9 @@ fn disaster_chapters(federation: &str, home: &str, away: &str) -> [Chapter; 4] {
                  not promoted."
             ),
             acts: vec![
-                Act::Phase(phase_of_loss(&name(home))),
+                Act::Phase(phase_of_loss(&DcName::new(home))),
                 Act::Rows(ROWS),
-                Act::KillDc(name(home)),
+                Act::KillDc(DcName::new(home)),
                 done(&["status"]),
                 Act::Federator {
                     args: words(&["promote", away, "--yes"]),
@@ -148,7 +146,7 @@ fn disaster_chapters(federation: &str, home: &str, away: &str) -> [Chapter; 4] {
                 .to_owned(),
             acts: vec![
                 Act::Phase(format!("return of {home}")),
-                Act::StartDc(name(home)),
+                Act::StartDc(DcName::new(home)),
                 Act::Rows(ROWS),
                 done(&["status"]),
             ],
@@ -204,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_story_goes_there_and_back_through_a_disaster() {
-        let (home, away) = (DcName::new("east").unwrap(), DcName::new("west").unwrap());
+        let (home, away) = (DcName::new("east"), DcName::new("west"));
         let federation = LabName::new("shop").unwrap();
         let mut told = vec![opening(&home, &away)];
         told.extend(chapters(&federation, &home, &away));

@@ -5,22 +5,63 @@
 //! is decided here: facts go out (`observe`), effects come in.
 //!
 //! The postmaster is the child of the guard (`node-agent-guard`), which stops it when the deadline
-//! that it was given passes. Files beside the data directory `D` of member `N`:
-//! `.N.guard` (the guard's socket), `N.log` (output of guard and server), `.N.pgpass` (passwords
-//! for libpq, unless `postgresql.pgpass` names another), `.N.incomplete` (a directory that a
-//! killed agent left half written), `N.divergence-*` (what a rewind discarded).
+//! that it was given passes. Files beside the data directory of member `N`: `.N.guard` (the
+//! guard's socket), `N.log` (output of guard and server), `.N.pgpass` (passwords for libpq, unless
+//! `postgresql.pgpass` names another), `.N.incomplete` (the data directory is half written),
+//! `N.divergence-*` (what a rewind discarded).
+//!
+//! Tested in `tests/server.rs` with real servers, and beside the pure parts.
 
+mod backup;
+mod bootstrap;
+mod command;
+mod conf;
+mod control;
+pub mod divergence;
 pub mod effective;
 pub mod error;
-mod skeleton;
+#[path = "../guard/family.rs"]
+#[allow(dead_code, reason = "shared with the guard, which uses all of it")]
+mod family;
+mod files;
+mod guard_client;
+mod history;
+mod lifecycle;
+mod observe;
+mod passfile;
+mod places;
+mod process;
+mod rewind;
+mod session;
+mod settings;
+mod slots;
+mod status;
 
+pub use divergence::Divergence;
 pub use effective::Effective;
 pub use error::Error;
+pub use guard_client::GuardClient;
 
-use node_agent_core::postgres::{ControlData, Upstream};
+use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;
-use node_agent_wire::history::TimelineHistory;
+use node_agent_wire::config::LocalConfig;
 use node_agent_wire::{Lsn, SystemId, TimelineId};
+use places::Places;
+use process::PidFile;
+use rustix::time::{ClockId, clock_gettime};
+use session::{Session, Target};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The deadline of a small query or of the guard's answer.
+const QUERY_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two looks at something that has no event.
+const POLL: Duration = Duration::from_millis(4);
+/// … on another server.
+const REMOTE_POLL: Duration = Duration::from_millis(100);
 
 /// How to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,4 +108,110 @@ pub struct Progress {
     pub done_bytes: u64,
     /// Bytes expected, an estimate.
     pub total_bytes: u64,
+}
+
+/// What is remembered between calls.
+#[derive(Default)]
+struct Memory {
+    /// The first query that did not come back.
+    unresponsive_since: Option<Boot>,
+    /// Why the last observation could not ask the server.
+    problem: Option<String>,
+    /// The server was writable when last asked, or was told to become so.
+    writable: bool,
+    /// When a process that does not answer yet was started or first seen.
+    starting_since: Option<Boot>,
+    /// Where the log ended before the last start.
+    log_offset: u64,
+    /// Whether the guard of the last start still runs.
+    guard_runs: Option<Arc<AtomicBool>>,
+    /// The command line that the settings ask for is not the one that the server has.
+    restart_needed: bool,
+}
+
+/// The PostgreSQL of this node. Every call takes `&self`; share it behind an `Arc`.
+pub struct Server {
+    places: Places,
+    heartbeat: tokio::sync::Mutex<Option<Session>>,
+    memory: Mutex<Memory>,
+    started: Notify,
+}
+
+/// Now, on the clock that the guard's deadlines count on.
+fn boot_now() -> Boot {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Boot(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+impl Server {
+    /// The server that the configuration describes. Nothing is touched. The guard's program is
+    /// `NODE_AGENT_GUARD`, or `node-agent-guard` beside the running program.
+    ///
+    /// # Errors
+    /// When an address or name of the configuration can't be used.
+    pub fn new(config: &LocalConfig) -> Result<Self, Error> {
+        Ok(Self {
+            places: Places::new(config)?,
+            heartbeat: tokio::sync::Mutex::new(None),
+            memory: Mutex::default(),
+            started: Notify::new(),
+        })
+    }
+
+    /// Where the guard listens; give it to [`GuardClient::connect`].
+    #[must_use]
+    pub fn guard_socket(&self) -> &Path {
+        &self.places.guard_socket
+    }
+
+    /// Output of guard and server.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.places.log_file
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.places.data_dir
+    }
+
+    /// Host and port that others connect to.
+    #[must_use]
+    pub fn address(&self) -> (&str, u16) {
+        self.places.connect()
+    }
+
+    /// Why the last observation found the server unresponsive.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.memory().problem.clone()
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Plain values: none is half written when a holder panics.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The local server, as the superuser.
+    fn local_target(&self, options: &'static str) -> Result<Target, Error> {
+        let socket_dir = PidFile::read(&self.places)?
+            .and_then(|file| file.socket_dir)
+            .filter(|_| self.places.use_unix_socket);
+        let user = self.places.superuser();
+        Ok(Target {
+            host: socket_dir.unwrap_or_else(|| self.places.local_host()),
+            port: self.places.listen_port,
+            user: user.username,
+            password: user.password,
+            database: self.places.database.clone(),
+            options,
+        })
+    }
+
+    /// A session of its own: a query that hangs in it delays no other call.
+    async fn session(&self, deadline: Duration) -> Result<Session, Error> {
+        Session::connect(&self.local_target("")?, deadline, deadline).await
+    }
 }

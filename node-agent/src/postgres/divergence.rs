@@ -1,0 +1,297 @@
+//! What a rewind or a new clone would discard: the WAL of this stopped server after the fork,
+//! counted, described and, where asked, kept. Nothing is discarded silently (invariant I8).
+
+use super::command::Tool;
+use super::process::Postmaster;
+use super::{Error, Server, control, files};
+use node_agent_wire::{Lsn, TimelineId};
+use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Reading the WAL of a long divergence; past it the report says that it is incomplete.
+const WALDUMP_DEADLINE: Duration = Duration::from_secs(120);
+/// A report for people: beyond this many relations only their number grows.
+const RELATIONS_MAX: usize = 1000;
+
+/// What would be discarded. Also a JSON file beside the data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Divergence {
+    /// The timeline that was written to.
+    #[serde(serialize_with = "timeline_number")]
+    pub timeline: TimelineId,
+    /// Where the surviving history left it.
+    #[serde(serialize_with = "lsn_text")]
+    pub fork: Lsn,
+    /// The end of the last record found.
+    #[serde(serialize_with = "lsn_text")]
+    pub end: Lsn,
+    /// From fork to end, bytes of WAL.
+    pub bytes: u64,
+    /// Committed transactions.
+    pub transactions: u64,
+    /// Commit time of the first of them, UTC.
+    pub first_commit: Option<String>,
+    /// Commit time of the last of them, UTC.
+    pub last_commit: Option<String>,
+    /// Relations with changes, most changes first.
+    pub relations: Vec<ChangedRelation>,
+    /// Relations with changes beyond those listed.
+    pub relations_not_listed: usize,
+    /// Why the reading ended; the end of the WAL is always an invalid record.
+    pub stopped_at: String,
+    /// The WAL was read to its end within the deadline.
+    pub complete: bool,
+    /// Where the WAL segments are kept, when they are.
+    pub kept_in: Option<PathBuf>,
+    /// The segments kept.
+    pub kept_segments: Vec<String>,
+    /// This report as a file.
+    pub report: PathBuf,
+}
+
+/// A relation by its file, as the WAL names it: `pg_filenode_relation(tablespace, filenode)` in
+/// that database on the surviving server gives the name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChangedRelation {
+    /// The tablespace's oid.
+    pub tablespace: u32,
+    /// The database's oid; 0 for relations that all databases share.
+    pub database: u32,
+    /// The file's number.
+    pub filenode: u32,
+    /// WAL records that touch it.
+    pub records: u64,
+}
+
+fn lsn_text<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(lsn)
+}
+
+fn timeline_number<S: Serializer>(timeline: &TimelineId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u32(timeline.0)
+}
+
+/// Counts the records that pg_waldump prints.
+#[derive(Default)]
+struct Tally {
+    end: Option<Lsn>,
+    transactions: u64,
+    first_commit: Option<String>,
+    last_commit: Option<String>,
+    relations: BTreeMap<(u32, u32, u32), u64>,
+}
+
+/// The text between `start` and `end`, trimmed.
+fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    let rest = &line[line.find(start)? + start.len()..];
+    Some(rest[..rest.find(end)?].trim())
+}
+
+impl Tally {
+    /// A line as `rmgr: Heap len (rec/tot): 54/ 54, tx: 7, lsn: 0/1, prev 0/1, desc: INSERT …,
+    /// blkref #0: rel 1663/5/16384 blk 0` (the spacing differs between versions).
+    fn record(&mut self, line: &str) {
+        let Some(lsn) = between(line, "lsn:", ",").and_then(|t| t.parse::<Lsn>().ok()) else {
+            return;
+        };
+        // Records are aligned to 8 bytes; their total length does not say so.
+        let length = between(line, "len (rec/tot):", ",")
+            .and_then(|lengths| lengths.rsplit('/').next()?.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        self.end = self.end.max(Some(Lsn(lsn.0.saturating_add(length.next_multiple_of(8)))));
+        if let Some((_, description)) = line.split_once("desc: ")
+            && line.trim_start().starts_with("rmgr: Transaction")
+            && description.starts_with("COMMIT")
+        {
+            self.transactions += 1;
+            let at = description.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" ");
+            let at = at.trim_end_matches([';', ',']).to_owned();
+            self.first_commit.get_or_insert_with(|| at.clone());
+            self.last_commit = Some(at);
+        }
+        let mut seen = Vec::new();
+        for reference in line.split("rel ").skip(1) {
+            let path = reference.split([' ', ',', ';']).next().unwrap_or("");
+            let numbers: Vec<u32> = path.split('/').filter_map(|n| n.parse().ok()).collect();
+            if let [tablespace, database, filenode] = numbers[..] {
+                let relation = (tablespace, database, filenode);
+                if !seen.contains(&relation) {
+                    seen.push(relation);
+                    *self.relations.entry(relation).or_default() += 1;
+                }
+            }
+        }
+    }
+
+    fn relations(&self) -> (Vec<ChangedRelation>, usize) {
+        let mut all: Vec<ChangedRelation> = self
+            .relations
+            .iter()
+            .map(|((tablespace, database, filenode), records)| ChangedRelation {
+                tablespace: *tablespace,
+                database: *database,
+                filenode: *filenode,
+                records: *records,
+            })
+            .collect();
+        all.sort_by_key(|relation| std::cmp::Reverse(relation.records));
+        let beyond = all.len().saturating_sub(RELATIONS_MAX);
+        all.truncate(RELATIONS_MAX);
+        (all, beyond)
+    }
+}
+
+/// The segments of a timeline that hold anything from `fork` on.
+fn segments_from(
+    names: impl Iterator<Item = String>,
+    timeline: TimelineId,
+    fork: Lsn,
+    segment_bytes: u64,
+) -> Vec<String> {
+    let per_file = (1u64 << 32) / segment_bytes.max(1);
+    let first = fork.0 / segment_bytes.max(1);
+    let mut kept: Vec<String> = names
+        .filter(|name| {
+            let part = |range: std::ops::Range<usize>| {
+                name.get(range).and_then(|hex| u64::from_str_radix(hex, 16).ok())
+            };
+            let whole = name.len() == 24 || (name.len() == 32 && name.ends_with(".partial"));
+            let number = part(8..16).zip(part(16..24)).map(|(high, low)| high * per_file + low);
+            whole
+                && part(0..8) == Some(u64::from(timeline.0))
+                && number.is_some_and(|number| number >= first)
+        })
+        .collect();
+    kept.sort();
+    kept
+}
+
+/// Copies the segments, synced.
+fn keep(from: &Path, to: &Path, names: &[String]) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for name in names {
+        std::fs::copy(from.join(name), to.join(name))?;
+        std::fs::File::open(to.join(name))?.sync_all()?;
+    }
+    std::fs::File::open(to)?.sync_all()
+}
+
+impl Server {
+    /// What this stopped server has after `fork` on `timeline`; copies the WAL segments that
+    /// hold it into `keep_in` when given. Nothing of the server is changed.
+    ///
+    /// # Errors
+    /// Refused while the server runs. When the WAL at the fork can't be read, or the segments or
+    /// the report can't be written: then nothing may be discarded.
+    pub async fn divergence_report(
+        &self,
+        fork: Lsn,
+        timeline: TimelineId,
+        keep_in: Option<PathBuf>,
+    ) -> Result<Divergence, Error> {
+        if let Some(postmaster) = Postmaster::find(&self.places)? {
+            return Err(Error::Refused {
+                action: "read the diverged WAL".to_owned(),
+                reason: format!("PostgreSQL runs (pid {})", postmaster.file.pid),
+            });
+        }
+        let segment_bytes = control::read(&self.places).await?.segment_bytes;
+        let (tally, stopped_at, complete) = self.read_wal(fork, timeline).await?;
+        let kept_segments = match &keep_in {
+            Some(directory) => self.keep_wal(directory, timeline, fork, segment_bytes).await?,
+            None => Vec::new(),
+        };
+        let end = tally.end.unwrap_or(fork).max(fork);
+        let (relations, relations_not_listed) = tally.relations();
+        let name = format!(
+            "{}.divergence-{timeline}-{:X}-{:X}.json",
+            self.places.name,
+            fork.0 >> 32,
+            fork.0 & 0xFFFF_FFFF
+        );
+        let report = Divergence {
+            timeline,
+            fork,
+            end,
+            bytes: end.bytes_since(fork),
+            transactions: tally.transactions,
+            first_commit: tally.first_commit,
+            last_commit: tally.last_commit,
+            relations,
+            relations_not_listed,
+            stopped_at,
+            complete,
+            kept_in: keep_in,
+            kept_segments,
+            report: self.places.beside(&name),
+        };
+        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::Answer {
+            what: "the divergence report".to_owned(),
+            answer: e.to_string(),
+        })?;
+        files::write(&report.report, format!("{text}\n")).await?;
+        Ok(report)
+    }
+
+    async fn read_wal(
+        &self,
+        fork: Lsn,
+        timeline: TimelineId,
+    ) -> Result<(Tally, String, bool), Error> {
+        let mut tally = Tally::default();
+        let tool = Tool::new(&self.places.program("pg_waldump"))
+            .arg(format!("--path={}", self.places.data("pg_wal").display()))
+            .arg(format!("--timeline={timeline}"))
+            .arg(format!("--start={fork}"))
+            .env("TZ", "UTC");
+        let read =
+            tool.run_leniently(WALDUMP_DEADLINE, &mut |line| tally.record(line), &mut |_| {}).await;
+        match read {
+            // It ends with an error at the end of the WAL; without one record it is a real one,
+            // unless the server stopped right at the fork.
+            Ok((status, stderr)) => {
+                let at_the_end = stderr.contains("invalid record length")
+                    || stderr.contains("could not find a valid record after")
+                    || stderr.contains("invalid magic number");
+                if tally.end.is_none() && !status.success() && !at_the_end {
+                    let status = status.to_string();
+                    return Err(Error::Command {
+                        program: "pg_waldump".to_owned(),
+                        status,
+                        stderr,
+                    });
+                }
+                Ok((tally, stderr, true))
+            }
+            Err(Error::Deadline { waited, .. }) => {
+                Ok((tally, format!("the reading was given up after {waited:?}"), false))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn keep_wal(
+        &self,
+        directory: &Path,
+        timeline: TimelineId,
+        fork: Lsn,
+        segment_bytes: u64,
+    ) -> Result<Vec<String>, Error> {
+        let wal = self.places.data("pg_wal");
+        let entries = std::fs::read_dir(&wal).map_err(files::failed("read", &wal))?;
+        let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let names = segments_from(names, timeline, fork, segment_bytes);
+        let (to, kept) = (directory.to_owned(), names.clone());
+        tokio::task::spawn_blocking(move || keep(&wal, &to, &kept))
+            .await
+            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
+            .map_err(files::failed("keep WAL in", directory))?;
+        Ok(names)
+    }
+}
+
+#[cfg(test)]
+#[path = "divergence_tests.rs"]
+mod tests;

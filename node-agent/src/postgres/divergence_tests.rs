@@ -1,0 +1,84 @@
+//! Lines of pg_waldump as versions 15 and 16 print them.
+
+use super::*;
+
+const INSERT: &str = "rmgr: Heap        len (rec/tot):     54/   150, tx:        735, \
+    lsn: 0/0300E5F8, prev 0/0300E5C0, desc: INSERT off 2 flags 0x00, \
+    blkref #0: rel 1663/5/16388 blk 0 FPW";
+const SPLIT: &str = "rmgr: Btree       len (rec/tot):     64/    64, tx:        735, \
+    lsn: 0/0300E690, prev 0/0300E5F8, desc: SPLIT_R level: 0, \
+    blkref #0: rel 1663/5/16390 blk 1, blkref #1: rel 1663/5/16390 fork fsm blk 2";
+const COMMIT: &str = "rmgr: Transaction len (rec/tot):     34/    34, tx:        735, \
+    lsn: 0/0300E6D0, prev 0/0300E690, desc: COMMIT 2026-11-23 02:45:09.123456 UTC";
+const COMMIT_WITH_MORE: &str = "rmgr: Transaction len (rec/tot):     46/    46, tx:        736, \
+    lsn: 0/0300E6F8, prev 0/0300E6D0, desc: COMMIT 2026-11-23 02:46:00.000001 UTC; \
+    inval msgs: catcache 7 relcache 16388";
+const ABORT: &str = "rmgr: Transaction len (rec/tot):     34/    34, tx:        737, \
+    lsn: 0/0300E728, prev 0/0300E6F8, desc: ABORT 2026-11-23 02:47:00.0 UTC";
+
+#[test]
+fn records_are_counted() {
+    let mut tally = Tally::default();
+    for line in [INSERT, SPLIT, COMMIT, COMMIT_WITH_MORE, ABORT, "", "pg_waldump: x lsn: y,"] {
+        tally.record(line);
+    }
+    assert_eq!(tally.transactions, 2);
+    assert_eq!(tally.first_commit.as_deref(), Some("2026-11-23 02:45:09.123456 UTC"));
+    assert_eq!(tally.last_commit.as_deref(), Some("2026-11-23 02:46:00.000001 UTC"));
+    // 34 bytes of the last record, aligned to 40.
+    assert_eq!(tally.end, Some(Lsn(0x0300_E750)));
+    let (relations, beyond) = tally.relations();
+    let found: Vec<_> = relations.iter().map(|r| (r.filenode, r.records)).collect();
+    assert_eq!((found, beyond), (vec![(16388, 1), (16390, 1)], 0));
+}
+
+#[test]
+fn segments_from_the_fork_on() {
+    let names = [
+        "000000010000000000000002",
+        "000000010000000000000003",
+        "000000010000000100000000",
+        "000000010000000000000004.partial",
+        "000000020000000000000003",
+        "00000002.history",
+        "archive_status",
+    ];
+    let kept = |fork, bytes| {
+        segments_from(names.iter().map(|n| (*n).to_owned()), TimelineId(1), Lsn(fork), bytes)
+    };
+    assert_eq!(
+        kept(0x0300_0060, 16 << 20),
+        [
+            "000000010000000000000003",
+            "000000010000000000000004.partial",
+            "000000010000000100000000"
+        ]
+    );
+    assert_eq!(kept(0x1_0000_0000, 16 << 20), ["000000010000000100000000"]);
+    assert!(kept(0x1_0100_0000, 16 << 20).is_empty());
+}
+
+#[test]
+fn the_report_is_readable() {
+    let report = Divergence {
+        timeline: TimelineId(1),
+        fork: Lsn(0x0300_0000),
+        end: Lsn(0x0300_0100),
+        bytes: 256,
+        transactions: 1,
+        first_commit: None,
+        last_commit: None,
+        relations: Vec::new(),
+        relations_not_listed: 0,
+        stopped_at: String::new(),
+        complete: true,
+        kept_in: None,
+        kept_segments: Vec::new(),
+        report: PathBuf::from("/r"),
+    };
+    let json = serde_json::to_value(&report).expect("json");
+    assert_eq!(
+        (json["fork"].as_str(), json["end"].as_str()),
+        (Some("0/3000000"), Some("0/3000100"))
+    );
+}

@@ -1,0 +1,77 @@
+//! Making a diverged data directory follow again, by pg_rewind.
+
+use super::command::Tool;
+use super::conf::conninfo_value;
+use super::process::Postmaster;
+use super::{Error, Server, bootstrap, conf, files, passfile};
+use std::time::Duration;
+
+/// pg_rewind writes this to stderr before it changes the first file (PostgreSQL source,
+/// `pg_rewind.c`; with --progress).
+const ABOUT_TO_CHANGE: &str = "need to copy";
+
+impl Server {
+    /// Rewinds this stopped server to the one of `hosts` that is read-write. Call
+    /// [`Server::divergence_report`] first: what is discarded is gone afterwards. On return the
+    /// directory is a standby's, to be started with `StartAs::Standby`.
+    ///
+    /// # Errors
+    /// Refused while a server runs here or while no host is read-write. When pg_rewind fails
+    /// before it has changed anything, the directory is as it was; after that it must be rewound
+    /// again or cloned anew, and is observed as unreadable.
+    pub async fn rewind(&self, hosts: &[(String, u16)], deadline: Duration) -> Result<(), Error> {
+        let refuse = |reason: String| Error::Refused {
+            action: format!("rewind {}", self.places.data_dir.display()),
+            reason,
+        };
+        if let Some(postmaster) = Postmaster::find(&self.places)? {
+            return Err(refuse(format!("PostgreSQL runs (pid {})", postmaster.file.pid)));
+        }
+        let mut source = self.find_source(hosts, deadline).await?;
+        let (host, port) = (source.identity.host.clone(), source.identity.port);
+        if source.identity.in_recovery {
+            return Err(refuse(format!("no source is read-write; {host}:{port} is a standby")));
+        }
+        self.await_checkpoint(&mut source, deadline).await?;
+        drop(source);
+        passfile::write(&self.places, &[(host.clone(), port)]).await?;
+        // A crashed server is recovered by pg_rewind in single-user mode, which a standby refuses.
+        files::remove(&self.places.data(conf::STANDBY_SIGNAL))?;
+        self.run_rewind(&host, port, deadline).await?;
+        self.forget_source()?;
+        files::clear_dir(&self.places.data("pg_replslot")).await?;
+        files::write(&self.places.data(conf::STANDBY_SIGNAL), String::new()).await?;
+        files::remove(&self.places.incomplete)
+    }
+
+    /// Runs the program. The mark stays: the caller removes it when all is done.
+    async fn run_rewind(&self, host: &str, port: u16, deadline: Duration) -> Result<(), Error> {
+        let superuser = self.places.superuser();
+        let user = self.places.rewind_user().map_or(&superuser.username, |user| &user.username);
+        let source = format!(
+            "host={} port={port} user={} dbname={} sslmode=prefer connect_timeout=10 \
+             target_session_attrs=read-write application_name='node-agent rewind'",
+            conninfo_value(host),
+            conninfo_value(user),
+            conninfo_value(&self.places.database)
+        );
+        let before = files::read(&self.places.incomplete)?;
+        files::write(&self.places.incomplete, bootstrap::REWINDING.to_owned()).await?;
+        let mut changed = before.is_some();
+        let mut note = |line: &str| changed |= line.contains(ABOUT_TO_CHANGE);
+        let result = Tool::new(&self.places.program("pg_rewind"))
+            .arg("--target-pgdata")
+            .arg(&self.places.data_dir)
+            .arg("--progress")
+            .arg(format!("--source-server={source}"))
+            .env("PGPASSFILE", &self.places.pgpass)
+            .run(deadline, &mut |_| {}, &mut note)
+            .await;
+        if result.is_err() && !changed {
+            // As it was, and never to be started as a primary by somebody else's hand.
+            files::write(&self.places.data(conf::STANDBY_SIGNAL), String::new()).await?;
+            files::remove(&self.places.incomplete)?;
+        }
+        result
+    }
+}

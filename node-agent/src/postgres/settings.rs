@@ -1,0 +1,159 @@
+//! Settings of a running or stopped server: parameters, upstream, synchronous standbys.
+
+use super::conf::{self, Receiver};
+use super::process::Postmaster;
+use super::{Effective, Error, POLL, QUERY_DEADLINE, Server, files, passfile};
+use node_agent_core::postgres::Upstream;
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+/// Errors of the files as PostgreSQL reads them now; what waits for a restart is no error.
+const FILE_ERRORS: &str = "
+SELECT string_agg(format('%s line %s: %s', sourcefile, sourceline, error), '; ')
+FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL OR name NOT IN
+  (SELECT name FROM pg_settings WHERE context = 'postmaster'))";
+
+impl Server {
+    /// `postgresql.conf` (the original becomes `postgresql.base.conf` the first time),
+    /// `pg_hba.conf` when it is given, and no recovery parameter in `postgresql.auto.conf`. True
+    /// when something differed.
+    pub(super) async fn write_settings(&self, settings: &Effective) -> Result<bool, Error> {
+        let (main, base) = (self.places.data(conf::CONF), self.places.data(conf::BASE));
+        if let Some(found) = files::read(&main)?
+            && !conf::is_ours(&found)
+        {
+            files::write(&base, found).await?;
+        }
+        let mut changed = files::write(&main, conf::postgresql_conf(settings)).await?;
+        if let Some(lines) = &settings.pg_hba {
+            changed |= files::write(&self.places.data(conf::HBA), conf::pg_hba(lines)).await?;
+        }
+        let auto = self.places.data(conf::AUTO);
+        if let Some(text) = files::read(&auto)? {
+            let kept = conf::without_recovery(&text);
+            if kept.lines().ne(text.lines()) {
+                changed |= files::write(&auto, kept).await?;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn receiver(&self) -> Result<Receiver<'_>, Error> {
+        let user = &self.places.replication()?.username;
+        Ok(Receiver { name: &self.places.name, user, passfile: &self.places.pgpass })
+    }
+
+    /// True when the file differed.
+    pub(super) async fn write_upstream(
+        &self,
+        upstream: &Upstream,
+        settings: &Effective,
+    ) -> Result<bool, Error> {
+        passfile::write(&self.places, &conf::hosts_of(upstream)).await?;
+        let text = conf::upstream_conf(upstream, &self.receiver()?, settings);
+        files::write(&self.places.data(conf::UPSTREAM), text).await
+    }
+
+    /// Rewrites the files where they differ and reloads. True when something was changed. What
+    /// needs a restart shows as `pending_restart` in the next observation.
+    ///
+    /// # Errors
+    /// When a file can't be written, or PostgreSQL does not accept a value: the rest is in effect.
+    pub async fn apply_settings(&self, settings: &Effective) -> Result<bool, Error> {
+        let mut changed = self.write_settings(settings).await?;
+        if let Some(upstream) = self.following() {
+            changed |= self.write_upstream(&upstream, settings).await?;
+        }
+        let Some(postmaster) = Postmaster::find(&self.places)? else { return Ok(changed) };
+        let mut running = postmaster.arguments();
+        running.sort();
+        let mut wanted = conf::arguments(settings, None);
+        wanted.sort();
+        self.memory().restart_needed = running != wanted;
+        if !changed {
+            return Ok(false);
+        }
+        postmaster.signal(Signal::HUP)?;
+        if postmaster.file.status == "ready" {
+            let mut session = self.session(QUERY_DEADLINE).await?;
+            let action = "check its configuration files";
+            if let Some(reason) = session.text(action, FILE_ERRORS, &[], QUERY_DEADLINE).await? {
+                return Err(Error::Refused { action: "apply all settings".to_owned(), reason });
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reloads and waits until sessions see the value.
+    async fn bring_into_force(&self, parameter: &str, wanted: &str) -> Result<(), Error> {
+        let Some(postmaster) = Postmaster::find(&self.places)? else { return Ok(()) };
+        postmaster.signal(Signal::HUP)?;
+        if postmaster.file.status != "ready" {
+            return Ok(());
+        }
+        let end = Instant::now() + QUERY_DEADLINE;
+        let mut session = self.session(QUERY_DEADLINE).await?;
+        let sql = "SELECT current_setting($1)";
+        let action = format!("show {parameter}");
+        loop {
+            let value = session.text(&action, sql, &[&parameter], QUERY_DEADLINE).await?;
+            if value.as_deref() == Some(wanted) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let errors = session.text(&action, FILE_ERRORS, &[], QUERY_DEADLINE).await?;
+                let cause = errors.unwrap_or_else(|| {
+                    "an ALTER SYSTEM value, or one of the command line, wins over the file"
+                        .to_owned()
+                });
+                return Err(Error::Deadline {
+                    what: format!("the new {parameter} to be in force ({cause})"),
+                    waited: QUERY_DEADLINE,
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Points the standby at another upstream, by reload when it runs.
+    ///
+    /// # Errors
+    /// When a file can't be written or the reload does not take effect.
+    pub async fn follow(&self, upstream: &Upstream, settings: &Effective) -> Result<(), Error> {
+        self.write_upstream(upstream, settings).await?;
+        let conninfo = conf::primary_conninfo(upstream, &self.receiver()?);
+        self.bring_into_force("primary_conninfo", &conninfo).await?;
+        let slot = conf::slot_name(upstream, &self.places.name, settings.use_slots);
+        let slot = slot.as_ref().map_or("", |slot| slot.as_str());
+        self.bring_into_force("primary_slot_name", slot).await
+    }
+
+    /// The upstream that `start` or `follow` applied last, by this agent or the one before it.
+    #[must_use]
+    pub fn following(&self) -> Option<Upstream> {
+        let text = files::read(&self.places.data(conf::UPSTREAM)).ok()??;
+        conf::read_upstream(&text)
+    }
+
+    /// Sets `synchronous_standby_names`; `None` leaves it to the configured value. Returns when
+    /// sessions see it. It outlives a restart of agent and server.
+    ///
+    /// A walsender and the checkpointer read the file on their own: a standby counts as
+    /// synchronous only once `pg_stat_replication` shows it so and it has passed a position
+    /// written after this call.
+    ///
+    /// # Errors
+    /// When the file can't be written, or another place of the configuration wins over it.
+    pub async fn set_sync_names(&self, names: Option<&str>) -> Result<(), Error> {
+        let path = self.places.data(conf::SYNC);
+        let Some(names) = names else {
+            files::remove(&path)?;
+            if let Some(postmaster) = Postmaster::find(&self.places)? {
+                postmaster.signal(Signal::HUP)?;
+            }
+            return Ok(());
+        };
+        files::write(&path, conf::sync_conf(names)).await?;
+        self.bring_into_force("synchronous_standby_names", names).await
+    }
+}

@@ -1,0 +1,210 @@
+//! All that a pass must know of a running server, in one query of one row.
+
+use super::Error;
+use node_agent_core::postgres::{Running, SlotFact, Walreceiver, Walsender};
+use node_agent_wire::{Lsn, SlotName, SystemId, TimelineId};
+use serde::Deserialize;
+
+/// One JSON text. `CASE` keeps the functions that fail on the other role from being called.
+///
+/// A standby's control file is written at restartpoints only, so its timeline is the highest of
+/// what it received, what it must replay to, and its last restartpoint.
+pub(super) const QUERY: &str = "
+SELECT json_build_object(
+  'in_recovery', r.standby,
+  'timeline', CASE WHEN r.standby THEN (
+      SELECT greatest(c.timeline_id, m.min_recovery_end_timeline,
+                      (SELECT received_tli FROM pg_stat_get_wal_receiver()))
+      FROM pg_control_checkpoint() c, pg_control_recovery() m)
+    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END,
+  'flush_lsn', CASE WHEN r.standby THEN NULL ELSE pg_current_wal_flush_lsn() END,
+  'receive_lsn', CASE WHEN r.standby THEN pg_last_wal_receive_lsn() END,
+  'replay_lsn', CASE WHEN r.standby THEN pg_last_wal_replay_lsn() END,
+  'replay_paused', r.standby AND CASE WHEN r.standby THEN pg_is_wal_replay_paused() END,
+  'replayed_commit_at_us', CASE WHEN r.standby THEN
+    (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint END,
+  'receiver', (SELECT json_build_object('status', status, 'host', sender_host,
+      'port', sender_port, 'latest_end_lsn', latest_end_lsn, 'timeline', received_tli)
+    FROM pg_stat_get_wal_receiver() WHERE pid IS NOT NULL),
+  'senders', (SELECT coalesce(json_agg(json_build_object('application_name', application_name,
+      'state', coalesce(state, ''), 'sync_state', coalesce(sync_state, ''),
+      'flush_lsn', flush_lsn, 'usename', coalesce(usename, ''),
+      'client_addr', host(client_addr), 'sync_priority', coalesce(sync_priority, 0))
+      ORDER BY application_name, pid), '[]') FROM pg_stat_replication),
+  'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name,
+      'physical', slot_type = 'physical', 'active', active, 'restart_lsn', restart_lsn,
+      'wal_status', coalesce(wal_status, '')) ORDER BY slot_name), '[]')
+    FROM pg_replication_slots WHERE NOT temporary),
+  'sync_names', current_setting('synchronous_standby_names'),
+  'system_id', (SELECT system_identifier::text FROM pg_control_system()),
+  'server_version', current_setting('server_version_num')::int,
+  'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+  'pending_restart', EXISTS (SELECT FROM pg_settings WHERE pending_restart)
+)::text FROM (SELECT pg_is_in_recovery() AS standby) r";
+
+#[derive(Deserialize)]
+struct Answer {
+    in_recovery: bool,
+    timeline: u32,
+    flush_lsn: Option<String>,
+    receive_lsn: Option<String>,
+    replay_lsn: Option<String>,
+    replay_paused: bool,
+    replayed_commit_at_us: Option<i64>,
+    receiver: Option<Receiver>,
+    senders: Vec<Sender>,
+    slots: Vec<Slot>,
+    sync_names: String,
+    system_id: String,
+    server_version: u32,
+    started_at_us: i64,
+    pending_restart: bool,
+}
+
+#[derive(Deserialize)]
+struct Receiver {
+    status: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
+    latest_end_lsn: Option<String>,
+    timeline: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct Sender {
+    application_name: String,
+    state: String,
+    sync_state: String,
+    flush_lsn: Option<String>,
+    usename: String,
+    client_addr: Option<String>,
+    sync_priority: i32,
+}
+
+#[derive(Deserialize)]
+struct Slot {
+    name: String,
+    physical: bool,
+    active: bool,
+    restart_lsn: Option<String>,
+    wal_status: String,
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape that map_err passes")]
+fn bad(problem: impl ToString) -> Error {
+    Error::Answer { what: "the status query's answer".to_owned(), answer: problem.to_string() }
+}
+
+fn position(text: Option<&String>) -> Result<Option<Lsn>, Error> {
+    text.map(|t| t.parse().map_err(bad)).transpose()
+}
+
+impl Receiver {
+    fn fact(self) -> Result<Walreceiver, Error> {
+        Ok(Walreceiver {
+            status: self.status.unwrap_or_default(),
+            host: self.host,
+            port: self.port,
+            latest_end_lsn: position(self.latest_end_lsn.as_ref())?,
+            timeline: self.timeline.map(TimelineId),
+        })
+    }
+}
+
+impl Sender {
+    fn fact(self) -> Result<Walsender, Error> {
+        Ok(Walsender {
+            flush_lsn: position(self.flush_lsn.as_ref())?,
+            application_name: self.application_name,
+            state: self.state,
+            sync_state: self.sync_state,
+            usename: self.usename,
+            client_addr: self.client_addr,
+            sync_priority: self.sync_priority,
+        })
+    }
+}
+
+impl Slot {
+    fn fact(self) -> Result<SlotFact, Error> {
+        Ok(SlotFact {
+            restart_lsn: position(self.restart_lsn.as_ref())?,
+            name: SlotName::parse(&self.name).ok_or_else(|| bad(&self.name))?,
+            physical: self.physical,
+            active: self.active,
+            wal_status: self.wal_status,
+        })
+    }
+}
+
+/// Reads the row of [`QUERY`].
+pub(super) fn parse(text: &str) -> Result<Running, Error> {
+    let answer: Answer = serde_json::from_str(text).map_err(bad)?;
+    let receive_lsn = position(answer.receive_lsn.as_ref())?;
+    let replay_lsn = position(answer.replay_lsn.as_ref())?;
+    let flush_lsn = position(answer.flush_lsn.as_ref())?;
+    Ok(Running {
+        in_recovery: answer.in_recovery,
+        timeline: TimelineId(answer.timeline),
+        lsn: flush_lsn.or(receive_lsn.max(replay_lsn)).unwrap_or_default(),
+        receive_lsn,
+        replay_lsn,
+        replay_paused: answer.replay_paused,
+        replayed_commit_at_us: answer.replayed_commit_at_us,
+        receiver: answer.receiver.map(Receiver::fact).transpose()?,
+        senders: answer.senders.into_iter().map(Sender::fact).collect::<Result<_, _>>()?,
+        slots: answer.slots.into_iter().map(Slot::fact).collect::<Result<_, _>>()?,
+        sync_names: answer.sync_names,
+        system_id: SystemId::new(answer.system_id),
+        server_version: answer.server_version,
+        started_at_us: answer.started_at_us,
+        pending_restart: answer.pending_restart,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn answer(changes: &Value) -> String {
+        let mut all = json!({
+            "in_recovery": true, "timeline": 2, "flush_lsn": null, "receive_lsn": "0/5000000",
+            "replay_lsn": "0/5000100", "replay_paused": false, "replayed_commit_at_us": 7,
+            "receiver": {"status": "streaming", "host": "a", "port": 5432,
+                "latest_end_lsn": "0/5000200", "timeline": 2},
+            "senders": [], "slots": [{"name": "pg2", "physical": true, "active": false,
+                "restart_lsn": null, "wal_status": "reserved"}],
+            "sync_names": "", "system_id": "7", "server_version": 150_004, "started_at_us": 1,
+            "pending_restart": false});
+        for (key, value) in changes.as_object().expect("object") {
+            all[key] = value.clone();
+        }
+        all.to_string()
+    }
+
+    #[test]
+    fn a_standby_is_as_far_as_the_further_of_two() {
+        let standby = parse(&answer(&json!({}))).expect("standby");
+        assert_eq!(standby.lsn, Lsn(0x0500_0100));
+        assert_eq!(standby.receiver.expect("receiver").timeline, Some(TimelineId(2)));
+        assert_eq!(standby.slots[0].restart_lsn, None);
+        let behind = parse(&answer(&json!({"replay_lsn": null}))).expect("standby");
+        assert_eq!(behind.lsn, Lsn(0x0500_0000));
+    }
+
+    #[test]
+    fn a_primary_is_as_far_as_it_has_flushed() {
+        let changes = json!({"in_recovery": false, "flush_lsn": "1/0", "receive_lsn": null,
+            "replay_lsn": null, "receiver": null});
+        assert_eq!(parse(&answer(&changes)).expect("primary").lsn, Lsn(1 << 32));
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        for changes in [json!({"timeline": -1}), json!({"flush_lsn": "x"}), json!({"slots": 1})] {
+            assert!(parse(&answer(&changes)).is_err(), "{changes}");
+        }
+        assert!(parse("").is_err());
+    }
+}

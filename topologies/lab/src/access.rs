@@ -13,8 +13,8 @@ use crate::layout::POSTGRES_PORT;
 
 /// How long a TCP connection may take: on one machine it is there at once or never.
 pub const CONNECT_LIMIT: Duration = Duration::from_millis(200);
-/// How long connecting with authentication may take. A frozen server accepts the connection (its kernel
-/// does) and then says nothing.
+/// How long connecting with authentication may take. A frozen server accepts the connection (its
+/// kernel does) and then says nothing.
 pub const SESSION_LIMIT: Duration = Duration::from_secs(1);
 /// How long a query of ours may take.
 pub const QUERY_LIMIT: Duration = Duration::from_secs(1);
@@ -68,7 +68,8 @@ pub enum AccessError {
     },
     /// No node accepts writes.
     #[error(
-        "none of {} accepted writes within {} s\nHINT: lab status and federator status show who leads",
+        "none of {} accepted writes within {} s\n\
+         HINT: lab status and federator status show who leads",
         nodes.join(", "), limit.as_secs()
     )]
     NoPrimary {
@@ -126,9 +127,9 @@ impl Access {
         Ok(client)
     }
 
-    /// A session on the node that accepts writes: every node is tried side by side, again and again,
-    /// so a silent one holds nobody up. Sessions on read-only nodes are kept and asked again, which
-    /// notices a promotion at once.
+    /// A session on the node that accepts writes: every node is tried side by side, again and
+    /// again, so a silent one holds nobody up. Sessions on read-only nodes are kept and asked
+    /// again, which notices a promotion at once.
     pub async fn find_primary(&self, application: &str) -> (Node, Client) {
         loop {
             let mut searches = JoinSet::new();
@@ -188,8 +189,8 @@ async fn is_writable(client: &Client, node: &str) -> Result<bool, AccessError> {
     })
 }
 
-/// Waits for a request to PostgreSQL with a deadline. A request that passed it must not be followed by
-/// another one on the same session: its answer would still be in the pipe.
+/// Waits for a request to PostgreSQL with a deadline. A request that passed it must not be followed
+/// by another one on the same session: its answer would still be in the pipe.
 ///
 /// # Errors
 /// When the server says no, the connection breaks, or the deadline passes.

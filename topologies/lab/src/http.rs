@@ -1,5 +1,5 @@
-//! A GET request over plain HTTP/1.1, blocking and with a deadline: all that a lab needs to ask etcd
-//! and the agents how they are.
+//! A GET request over plain HTTP/1.1, blocking and with a deadline: all that a lab needs to ask
+//! etcd and the agents how they are.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

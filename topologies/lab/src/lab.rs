@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::credentials::{Credentials, CredentialsError};
-use crate::launch::LaunchError;
+use crate::launch::{self, LaunchError};
 use crate::layout::{Host, Layout, LayoutError};
 use crate::network::{Claims, Network, NetworkError};
 use crate::processes::{self, Process, ProcessError};
@@ -125,6 +125,9 @@ impl LabOptions {
     }
 }
 
+/// Set to anything, this variable keeps the directory of a [`TemporaryLab`] whose test failed.
+pub const KEEP: &str = "FEDERATOR_LAB_KEEP";
+
 /// A process of a node, by its task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -169,11 +172,12 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes the directory, the passwords and all configuration files; starts nothing. A lab that was
-    /// stopped with its data kept is taken up again if the topology is the same.
+    /// Makes the directory, the passwords and all configuration files; starts nothing. A lab that
+    /// was stopped with its data kept is taken up again if the topology is the same.
     ///
     /// # Errors
-    /// When the topology is faulty, something is missing on this machine, or the place is taken.
+    /// When the topology is faulty, something is missing on this machine, or the place is
+    /// taken.
     pub fn create(topology_file: &Path, options: &LabOptions) -> Result<Self, LabError> {
         let (topology, text) = Topology::read(topology_file)?;
         let version = topology.postgresql.version;
@@ -382,7 +386,8 @@ fn take_network(
     }
 }
 
-/// A lab that ends with its owner: power cut, directory removed. For tests, which may panic.
+/// A lab that ends with its owner: power cut, directory removed. For tests, which may panic; the
+/// ends of the logs are printed then, and the directory stays if [`KEEP`] is set.
 #[derive(Debug)]
 pub struct TemporaryLab(Lab);
 
@@ -407,6 +412,14 @@ impl Drop for TemporaryLab {
         let dirs: Vec<PathBuf> = self.0.layout.hosts.iter().map(|host| host.dir.clone()).collect();
         if let Err(error) = processes::cut_power(&dirs, Duration::from_secs(10)) {
             eprintln!("lab: {error}");
+        }
+        if std::thread::panicking() {
+            for host in &self.0.layout.hosts {
+                eprintln!("== {}\n{}", host.log().display(), launch::log_tail(&host.log()));
+            }
+            if std::env::var_os(KEEP).is_some() {
+                return;
+            }
         }
         if let Err(error) = self.0.remove() {
             eprintln!("lab: {error}");

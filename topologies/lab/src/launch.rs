@@ -3,19 +3,22 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use crate::layout::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Host, HostKind};
 use crate::processes::MARK;
-use crate::software::{AGENT, RunUser, Software};
+use crate::software::{AGENT, RunUser, Software, open_for};
+use crate::wait::{self, Interrupt, Look};
 
 /// Variables that reach the started programs; everything else of our environment does not.
 const KEPT: [&str; 4] = ["PATH", "RUST_LOG", "RUST_BACKTRACE", "TZ"];
 /// Variables with these prefixes reach them too: switches of our own programs.
 const KEPT_PREFIXES: [&str; 2] = ["NODE_AGENT_", "FEDERATOR_"];
+/// How long setsid may take to fork.
+const SETSID_LIMIT: Duration = Duration::from_secs(5);
 /// How much of a log's end an error shows.
 const TAIL_LINES: usize = 8;
 const TAIL_BYTES: u64 = 8 * 1024;
@@ -79,7 +82,8 @@ pub fn start(
     };
     let log = open_log(&host.log(), user).map_err(fail)?;
     let mut command = Command::new(&software.setsid);
-    // setsid forks and returns at once, so the program is nobody's child and leaves no zombie with us.
+    // setsid forks and returns at once, so the program is nobody's child and leaves no zombie with
+    // us.
     command.arg("--fork").args(&line).current_dir(&host.dir);
     command.env_clear().envs(environment(host));
     command.stdin(Stdio::null());
@@ -88,8 +92,25 @@ pub fn start(
         // The standard library also drops the supplementary groups when root does this.
         command.uid(user.uid).gid(user.gid);
     }
-    let status = command.status().map_err(fail)?;
+    let mut setsid = command.spawn().map_err(fail)?;
+    let status = wait_for(&mut setsid).map_err(fail)?;
     if status.success() { Ok(()) } else { Err(fail(io::Error::other(format!("setsid: {status}")))) }
+}
+
+/// Waits for setsid, which has nothing to do but to fork. Its messages are in the host's log.
+fn wait_for(setsid: &mut Child) -> io::Result<ExitStatus> {
+    let ended = wait::until("the end of setsid", SETSID_LIMIT, &Interrupt::default(), || {
+        match setsid.try_wait() {
+            Ok(Some(status)) => Look::Done(Ok(status)),
+            Ok(None) => Look::NotYet("it runs".to_owned()),
+            Err(error) => Look::Done(Err(error)),
+        }
+    });
+    ended.unwrap_or_else(|late| {
+        setsid.kill()?;
+        setsid.wait()?;
+        Err(io::Error::other(late))
+    })
 }
 
 fn environment(host: &Host) -> Vec<(OsString, OsString)> {
@@ -109,9 +130,7 @@ fn environment(host: &Host) -> Vec<(OsString, OsString)> {
 }
 
 fn open_log(path: &Path, user: &RunUser) -> io::Result<fs::File> {
-    let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    chown(path, Some(user.uid), Some(user.gid))?;
-    Ok(file)
+    open_for(user, path, fs::OpenOptions::new().append(true).create(true))
 }
 
 /// The last lines of a log, for an error message; empty when there is none.

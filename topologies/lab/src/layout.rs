@@ -113,7 +113,7 @@ impl Host {
 pub enum LayoutError {
     /// Unix sockets would not work.
     #[error(
-        "the directory {0} is too long a path for Unix sockets ({MAX_HOST_DIR_BYTES} bytes at most)\n\
+        "the directory {0} is too long for Unix sockets, {MAX_HOST_DIR_BYTES} bytes at most\n\
          HINT: choose a shorter one with --dir"
     )]
     PathTooLong(PathBuf),
@@ -126,7 +126,10 @@ pub enum LayoutError {
         known: Vec<String>,
     },
     /// No such datacenter.
-    #[error("there is no datacenter \"{asked}\" in this lab\nHINT: datacenters are {}", known.join(", "))]
+    #[error(
+        "there is no datacenter \"{asked}\" in this lab\nHINT: datacenters are {}",
+        known.join(", ")
+    )]
     NoDatacenter {
         /// The name that was given.
         asked: String,

@@ -1,10 +1,10 @@
 //! Topology files: read, checked, rendered into configuration, and run on this machine.
 //!
-//! A *lab* is a whole federation on one machine: each host has a loopback address and a directory of
-//! its own, and can lose its power. The way of the data: [`topology`] reads a file, [`layout`] places
-//! its hosts, [`render`] makes their configuration (all pure); [`lab`] writes it, [`lifecycle`] runs
-//! it. [`ledger`] and [`prober`] watch from outside what a client would see: which acknowledged
-//! rows survive, and whether two nodes ever accept writes at once.
+//! A *lab* is a whole federation on one machine: each host has a loopback address and a directory
+//! of its own, and can lose its power. The way of the data: [`topology`] reads a file, [`layout`]
+//! places its hosts, [`render`] makes their configuration (all pure); [`lab`] writes it,
+//! [`lifecycle`] runs it. [`ledger`] and [`prober`] watch from outside what a client would see:
+//! which acknowledged rows survive, and whether two nodes ever accept writes at once.
 
 pub mod access;
 pub mod cli;

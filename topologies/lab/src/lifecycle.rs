@@ -51,8 +51,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until the first datacenter has a leader and every replica streams, and the agents of the
-    /// others answer; those have no leader before `federator setup`.
+    /// Waits until the first datacenter has a leader and every replica streams, and the agents of
+    /// the others answer; those have no leader before `federator setup`.
     ///
     /// # Errors
     /// When this takes longer than two minutes, or an agent ends.
@@ -74,7 +74,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until a datacenter has a leader and all its nodes are in service; returns the leader's name.
+    /// Waits until a datacenter has a leader and all its nodes are in service; returns the leader's
+    /// name.
     ///
     /// # Errors
     /// When `limit` passes, or an agent ends.

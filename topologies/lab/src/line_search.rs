@@ -1,8 +1,8 @@
 //! Finds the line of a key in a YAML text, for faults that are seen only after reading.
 //!
-//! The YAML reader gives positions for faults of single values only. This search follows a path of keys
-//! through block style by indentation, and falls back to the deepest key that it found, so the line
-//! is at or above the place at fault and never below it.
+//! The YAML reader gives positions for faults of single values only. This search follows a path of
+//! keys through block style by indentation, and falls back to the deepest key that it found, so the
+//! line is at or above the place at fault and never below it.
 
 /// Line (from 1) of the deepest key of `path` that is written in `text`.
 #[must_use]
@@ -58,8 +58,8 @@ mod tests {
 
     #[test]
     fn the_deepest_written_key_is_found() {
-        let text = "name: shop\n# comment\nsettings:\n  ttl: 5\n\ndatacenters:\n  dc1: {nodes: [a]}\n  \
-                    \"dc2\":\n    settings:\n      ttl: 3\n";
+        let text = "name: shop\n# comment\nsettings:\n  ttl: 5\n\ndatacenters:\n  dc1: {nodes: a}\n\
+                    \x20 \"dc2\":\n    settings:\n      ttl: 3\n";
         let cases = [
             (vec!["name"], Some(1)),
             (vec!["settings", "ttl"], Some(4)),

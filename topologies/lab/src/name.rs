@@ -1,7 +1,7 @@
 //! Names in a topology file: of the federation, of a datacenter, of a node.
 //!
-//! They become directory names, Patroni scopes, member names and, through the member name, slot names
-//! and `application_name`, so all of them keep to what is legal in every one of these places.
+//! They become directory names, Patroni scopes, member names and, through the member name, slot
+//! names and `application_name`, so all of them keep to what is legal in every one of these places.
 
 use std::fmt;
 

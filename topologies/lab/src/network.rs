@@ -1,8 +1,8 @@
 //! The loopback network of a lab: which addresses its hosts get, and how two labs stay apart.
 //!
-//! A lab owns `127.<second octet>.0.0/16`. A *claim* (a small file that names the lab's directory and
-//! the process that made it) keeps a network taken even while hosts of the lab are switched off and
-//! their ports look free.
+//! A lab owns `127.<second octet>.0.0/16`. A *claim* (a small file that names the lab's directory
+//! and the process that made it) keeps a network taken even while hosts of the lab are switched off
+//! and their ports look free.
 
 use std::fmt;
 use std::fs;

@@ -1,10 +1,10 @@
 //! The processes of a host: found without a list of our own, and ended without hitting a stranger.
 //!
-//! A host's processes are those whose environment carries `FEDERATOR_LAB_HOST=<host directory>`, every
-//! `postgres` whose working directory is the host's data directory (a backend overwrites its
-//! environment, and outlives a killed postmaster as an orphan), and all descendants of these. A process
-//! is known by its id *and* its start time, and signalled through a pidfd that was compared with both,
-//! so an id that the system gave to somebody else is never hit.
+//! A host's processes are those whose environment carries `FEDERATOR_LAB_HOST=<host directory>`,
+//! every `postgres` whose working directory is the host's data directory (a backend overwrites its
+//! environment, and outlives a killed postmaster as an orphan), and all descendants of these. A
+//! process is known by its id *and* its start time, and signalled through a pidfd that was compared
+//! with both, so an id that the system gave to somebody else is never hit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -101,7 +101,8 @@ impl Process {
 pub enum ProcessError {
     /// A signal was refused.
     #[error(
-        "cannot signal process {pid} ({program}): {source}\nHINT: run as the user who started the lab"
+        "cannot signal process {pid} ({program}): {source}\n\
+         HINT: run as the user who started the lab"
     )]
     Refused {
         /// Process id.
@@ -146,8 +147,9 @@ pub fn of_hosts(host_dirs: &[PathBuf]) -> Vec<Process> {
     live.collect()
 }
 
-/// Cuts the power of these hosts: everything is frozen first so that nothing can fork or finish, then
-/// killed, and the sweep repeated until nothing is left. Returns how many processes were ended.
+/// Cuts the power of these hosts: everything is frozen first so that nothing can fork or finish,
+/// then killed, and the sweep repeated until nothing is left. Returns how many processes were
+/// ended.
 ///
 /// # Errors
 /// When a signal is refused, or something survives `limit`.

@@ -1,8 +1,8 @@
 //! Configuration files made from a topology: one for each agent, one for the federator.
 //!
 //! Pure: no file is read or written here. The agents' format is Patroni's YAML; ours in it are the
-//! `grpc` section and `federation.standby`, which makes the agents of every datacenter but the first
-//! wait for `federator setup` instead of running initdb.
+//! `grpc` section and `federation.standby`, which makes the agents of every datacenter but the
+//! first wait for `federator setup` instead of running initdb.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! Goal: the rendered files say what the agents and the federator read. Method: render a topology of
-//! two datacenters, parse the text again and compare single values by their path.
+//! Goal: the rendered files say what the agents and the federator read. Method: render a topology
+//! of two datacenters, parse the text again and compare single values by their path.
 
 use super::*;
 use crate::software::RunUser;

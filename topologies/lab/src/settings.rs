@@ -1,7 +1,7 @@
 //! Dynamic configuration that a topology may set, and single values of server parameters and tags.
 //!
-//! Names and meaning are Patroni's; what the file does not say gets a default fit for a lab, where a
-//! failover is to be watched rather than waited for.
+//! Names and meaning are Patroni's; what the file does not say gets a default fit for a lab, where
+//! a failover is to be watched rather than waited for.
 
 use std::fmt;
 

@@ -6,7 +6,7 @@
 use std::env;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ const DEFAULT_USER: &str = "postgres";
 pub enum SoftwareError {
     /// PostgreSQL is not installed, or not in this version.
     #[error(
-        "PostgreSQL {version} is not installed (looked for {DEBIAN_POSTGRES}/{version}/bin/postgres)\n\
+        "PostgreSQL {version} is not installed: no {DEBIAN_POSTGRES}/{version}/bin/postgres\n\
          HINT: apt-get install -y postgresql-{version}"
     )]
     NoPostgres {
@@ -39,7 +39,8 @@ pub enum SoftwareError {
     /// One of our own programs is not there.
     #[error(
         "there is no program {name} in {dir}\n\
-         HINT: cargo build --release -p node-agent -p federator -p lab, or name a directory with --bin-dir"
+         HINT: cargo build --release -p node-agent -p federator -p lab,\n\
+         or name another directory with --bin-dir"
     )]
     NotBuilt {
         /// The program.
@@ -264,10 +265,8 @@ impl RunUser {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        chown(path, Some(self.uid), Some(self.gid))
+        let mut file = open_for(self, path, fs::OpenOptions::new().write(true).create_new(true))?;
+        file.write_all(text.as_bytes())
     }
 
     /// Checks that this user can enter a directory and all above it.
@@ -275,6 +274,10 @@ impl RunUser {
     /// # Errors
     /// Names the directory that bars the way.
     pub fn check_can_enter(&self, dir: &Path) -> Result<(), SoftwareError> {
+        if self.uid == rustix::process::geteuid().as_raw() {
+            // The system itself will say what this user cannot do.
+            return Ok(());
+        }
         for above in dir.ancestors() {
             // What does not exist yet will be made with the right owner.
             let Ok(meta) = fs::metadata(above) else { continue };
@@ -292,6 +295,19 @@ impl RunUser {
         }
         Ok(())
     }
+}
+
+/// Opens a private file of a user in a directory of that user. Root does this on behalf of somebody
+/// who may put a link there, so a link is not followed and the owner is set on the open file.
+pub(crate) fn open_for(
+    user: &RunUser,
+    path: &Path,
+    options: &mut fs::OpenOptions,
+) -> io::Result<fs::File> {
+    let no_link = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = options.mode(0o600).custom_flags(no_link).open(path)?;
+    fchown(&file, Some(user.uid), Some(user.gid))?;
+    Ok(file)
 }
 
 fn find_user(passwd: &str, name: &str) -> Option<RunUser> {
@@ -327,6 +343,20 @@ mod tests {
         let fault = stranger.check_can_enter(&inner).unwrap_err().to_string();
         assert!(fault.contains(&format!("cannot enter {}", inner.display())), "{fault}");
         stranger.check_can_enter(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_private_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (precious, log) = (dir.path().join("precious"), dir.path().join("log"));
+        fs::write(&precious, "x").unwrap();
+        std::os::unix::fs::symlink(&precious, &log).unwrap();
+        let user = RunUser::current();
+        let append = || fs::OpenOptions::new().append(true).create(true).clone();
+        assert!(open_for(&user, &log, &mut append()).is_err());
+        user.write_private(&log, "secret").unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
+        assert_eq!(fs::read_to_string(&log).unwrap(), "secret");
     }
 
     #[test]

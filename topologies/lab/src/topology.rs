@@ -7,8 +7,8 @@
 //!   dc2: {etcd: 1, nodes: [pg1, {name: pg2, tags: {nofailover: true}}]}
 //! ```
 //! The first datacenter in the file is the one that is primary at first. Unknown keys are refused.
-//! Every error names the line and the path of keys; a fault of one value is found while reading, one
-//! that concerns several values afterwards, by [`crate::line_search`].
+//! Every error names the line and the path of keys; a fault of one value is found while reading,
+//! one that concerns several values afterwards, by [`crate::line_search`].
 
 use std::collections::BTreeMap;
 use std::fmt;

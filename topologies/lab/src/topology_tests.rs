@@ -1,5 +1,5 @@
-//! Goal: every rule of the topology file refuses what breaks it, with line and path; the shipped files
-//! pass. Method: tables of texts and the words that the error must contain.
+//! Goal: every rule of the topology file refuses what breaks it, with line and path; the shipped
+//! files pass. Method: tables of texts and the words that the error must contain.
 
 use super::*;
 

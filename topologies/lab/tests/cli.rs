@@ -1,5 +1,5 @@
-//! Goal: the program's exit codes and words are right, and Ctrl-C leaves nothing behind. Method: the
-//! real `lab`, real etcd, an idle stand-in for the agent.
+//! Goal: the program's exit codes and words are right, and Ctrl-C leaves nothing behind. Method:
+//! the real `lab`, real etcd, an idle stand-in for the agent.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

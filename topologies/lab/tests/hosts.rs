@@ -1,5 +1,5 @@
-//! Goal: hosts start detached, lose their power at once and come back with their data, and nothing that
-//! the lab did not start is touched. Method: real etcd, an idle stand-in for the agent.
+//! Goal: hosts start detached, lose their power at once and come back with their data, and nothing
+//! that the lab did not start is touched. Method: real etcd, an idle stand-in for the agent.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,6 +1,7 @@
-//! Goal: the writer follows the primary past a silent server, the ledger finds exactly the rows that
-//! are missing, and the prober proves two primaries when there are two and none before. Method: a
-//! primary and its standby run by a stand-in that decides nothing; the test freezes and promotes.
+//! Goal: the writer follows the primary past a silent server, the ledger finds exactly the rows
+//! that are missing, and the prober proves two primaries when there are two and none before.
+//! Method: a primary and its standby run by a stand-in that decides nothing; the test freezes and
+//! promotes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -80,7 +80,8 @@ enum Command {
     /// Print every configuration file, passwords hidden; or, with --dir, make the lab's directory.
     /// Runs nothing.
     Render(Make),
-    /// The whole story on real servers: switchover, return, loss of a datacenter, promotion, rejoin.
+    /// The whole story on real servers: switchover, return, loss of a datacenter, promotion,
+    /// rejoin.
     Tour {
         #[command(flatten)]
         make: Make,

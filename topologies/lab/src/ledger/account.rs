@@ -72,6 +72,14 @@ impl Ledger {
         self.phases.push(Phase { label: label.to_owned(), began: now });
     }
 
+    /// Lets the first phase begin with the first acknowledgement: the time before it belongs to the
+    /// writer's own start.
+    pub(crate) fn begin_with_first_row(&mut self) {
+        if let Some(first) = self.acknowledgements().min() {
+            self.phases[0].began = first;
+        }
+    }
+
     /// Index and label of the current phase.
     pub(crate) fn current_phase(&self) -> (usize, &str) {
         let last = self.phases.len() - 1;
@@ -200,5 +208,17 @@ mod tests {
         assert_eq!((&phases[1].refused[..], &phases[1].indeterminate[..]), (&[5][..], &[3][..]));
         assert_eq!(phases[1].longest_pause, ms(60));
         assert_eq!((ledger.acknowledged(), ledger.longest_pause()), (3, ms(60)));
+    }
+
+    #[test]
+    fn the_start_of_the_writer_is_no_pause() {
+        let t = Instant::now();
+        let mut ledger = Ledger::new("r", "before", t);
+        ledger.note(1, 0, Fate::Acknowledged(t + ms(700)));
+        ledger.note(2, 0, Fate::Acknowledged(t + ms(705)));
+        ledger.end_at(t + ms(706));
+        assert_eq!(ledger.longest_pause(), ms(700));
+        ledger.begin_with_first_row();
+        assert_eq!((ledger.longest_pause(), ledger.by_phase()[0].longest_pause), (ms(5), ms(5)));
     }
 }

@@ -1,8 +1,8 @@
 //! The ledger: which rows a client was told to be committed, and whether they are still there.
 //!
 //! A [`Writer`] inserts rows with numbers of its own and notes the fate of each: *acknowledged*,
-//! *refused* (the server said no before anything was committed) or *indeterminate* (no answer: the row
-//! may be there or not, both are right). The [`Audit`] compares the notes with the table. An
+//! *refused* (the server said no before anything was committed) or *indeterminate* (no answer: the
+//! row may be there or not, both are right). The [`Audit`] compares the notes with the table. An
 //! acknowledged row that is missing is lost; nothing else is.
 
 mod account;

@@ -1,9 +1,9 @@
 //! The writer: several workers that insert one row per transaction and follow the primary by
 //! themselves, as an application with `target_session_attrs=read-write` would.
 //!
-//! A worker never cancels a query and sets no `statement_timeout`: PostgreSQL answers a cancelled wait
-//! for synchronous replication with success and a warning, which would be an acknowledgement that the
-//! standby never gave. A query past its deadline is given up with its connection instead.
+//! A worker never cancels a query and sets no `statement_timeout`: PostgreSQL answers a cancelled
+//! wait for synchronous replication with success and a warning, which would be an acknowledgement
+//! that the standby never gave. A query past its deadline is given up with its connection instead.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -68,7 +68,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Makes the table on the primary and starts to write.
+    /// Makes the table on the primary and starts to write; returns with the first acknowledged row,
+    /// with which the first phase begins.
     ///
     /// # Errors
     /// When no node accepts writes in time.
@@ -87,7 +88,10 @@ impl Writer {
         });
         let work = |_| tokio::spawn(work(Arc::clone(&shared)));
         let workers = (0..options.workers.max(1)).map(work).collect();
-        Ok(Self { shared, workers })
+        let writer = Self { shared, workers };
+        writer.wait_for_rows(1, options.start_limit).await?;
+        writer.shared.ledger().begin_with_first_row();
+        Ok(writer)
     }
 
     /// Begins a phase: rows sent from now on belong to it.

@@ -1,8 +1,8 @@
 //! The prober: tries a write on every node all the time and records who accepted one, and when.
 //!
-//! It shows whether two nodes ever accepted writes at once; [`overlap`] has the criterion. The probes
-//! commit locally (`synchronous_commit = local`), so a node without its standby does not hang in them,
-//! and go to a table of their own, so they are never counted in the ledger.
+//! It shows whether two nodes ever accepted writes at once; [`overlap`] has the criterion. The
+//! probes commit locally (`synchronous_commit = local`), so a node without its standby does not
+//! hang in them, and go to a table of their own, so they are never counted in the ledger.
 
 pub mod overlap;
 

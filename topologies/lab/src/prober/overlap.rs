@@ -1,19 +1,20 @@
 //! When two nodes accepted writes at once: a criterion without false alarms. Pure.
 //!
-//! What is known of one accepted probe: the server accepted the write at some moment between *sent* and
-//! *acked*, on the one clock of the prober. What is known of two accepted probes **in one session**: the
-//! server was a primary all the time between them, because a PostgreSQL server can only stop being one by
-//! a restart, which ends every session (a standby's session can become writable, never the reverse).
-//! So a session proves its server writable from the *acked* of its first write to the *sent* of its
-//! last: its **certain window**. A single write proves one moment somewhere between its own two times.
+//! What is known of one accepted probe: the server accepted the write at some moment between *sent*
+//! and *acked*, on the one clock of the prober. What is known of two accepted probes **in one
+//! session**: the server was a primary all the time between them, because a PostgreSQL server can
+//! only stop being one by a restart, which ends every session (a standby's session can become
+//! writable, never the reverse). So a session proves its server writable from the *acked* of its
+//! first write to the *sent* of its last: its **certain window**. A single write proves one moment
+//! somewhere between its own two times.
 //!
 //! Two sessions on different nodes prove an overlap when
 //! 1. their certain windows have a stretch in common, or
 //! 2. a write of one was sent and acknowledged wholly within the certain window of the other.
 //!
-//! A switchover (A…A B…B) and one there and back (A…A B…B A…A, in new sessions of A) satisfy neither, and
-//! neither does a late acknowledgement. What the criterion cannot see is an overlap shorter than the
-//! pause between two probes; the ledger sees what such an overlap would cost.
+//! A switchover (A…A B…B) and one there and back (A…A B…B A…A, in new sessions of A) satisfy
+//! neither, and neither does a late acknowledgement. What the criterion cannot see is an overlap
+//! shorter than the pause between two probes; the ledger sees what such an overlap would cost.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -104,7 +105,8 @@ fn common_stretch(a: &Session, b: &Session) -> Option<Window> {
     (from < to).then_some((from, to))
 }
 
-/// A write of `inner` that lies wholly within the window of `outer`. It proves a moment, no stretch.
+/// A write of `inner` that lies wholly within the window of `outer`. It proves a moment, no
+/// stretch.
 fn write_inside(outer: &Session, inner: &Session) -> Option<Window> {
     let (from, to) = certain_window(outer)?;
     let inside = inner.writes.iter().find(|write| from < write.sent && write.acked < to)?;

@@ -1,4 +1,5 @@
-//! `lab tour`: tells the [`story`] on real servers, with a writer running, and ends with the ledger.
+//! `lab tour`: tells the [`story`] on real servers, with a writer running, and ends with the
+//! ledger.
 
 pub mod story;
 
@@ -164,14 +165,14 @@ impl Tour<'_> {
             [home, away] => (home.name.clone(), away.name.clone()),
             other => return Err(TourError::NotTwoDatacenters(other.len())),
         };
-        heading(0, "Two datacenters start on this machine");
+        heading(1, "Two datacenters start on this machine");
         self.blocking(|lab, interrupt| {
             let progress = |line: &str| println!("{line}");
             lab.start(&progress, &interrupt)?;
             lab.wait_ready(&progress, &interrupt)
         })
         .await?;
-        self.tell(1, &story::opening(&home, &away), None).await?;
+        self.tell(2, &story::opening(&home, &away), None).await?;
         let access = Access::to_lab(&self.lab);
         let options =
             WriterOptions { first_phase: "normal operation".to_owned(), ..Default::default() };
@@ -179,10 +180,10 @@ impl Tour<'_> {
         let prober = Prober::start(access.clone(), PRIMARY_LIMIT);
         let prober = self.unless_interrupted(prober).await??;
         let told = story::chapters(&self.lab.topology.name, &home, &away);
-        for (chapter, number) in told.iter().zip(2..) {
+        for (chapter, number) in told.iter().zip(3..) {
             self.tell(number, chapter, Some(&writer)).await?;
         }
-        heading(told.len() + 2, "The ledger");
+        heading(told.len() + 3, "The ledger");
         let ledger = self.unless_interrupted(writer.stop()).await?;
         let record = prober.stop();
         let audit = self.unless_interrupted(ledger.check_on_primary(&access)).await??;
@@ -226,8 +227,9 @@ impl Tour<'_> {
             },
             Act::KillDc(dc) => {
                 let name = dc.to_string();
+                println!("\n$ lab kill-dc {dc}");
                 let count = self.blocking(move |lab, _| lab.kill_dc(&name)).await?;
-                println!("\n$ lab kill-dc {dc}\n{dc}: power cut, {count} processes ended");
+                println!("{dc}: power cut, {count} processes ended");
                 Ok(())
             }
             Act::StartDc(dc) => {

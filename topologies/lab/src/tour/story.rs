@@ -1,4 +1,5 @@
-//! The story that `lab tour` tells: chapters, the commands in them, and what is expected of each. Pure.
+//! The story that `lab tour` tells: chapters, the commands in them, and what is expected of each.
+//! Pure.
 //!
 //! Every command line of the federator that a newcomer sees is written here and nowhere else.
 

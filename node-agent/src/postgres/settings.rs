@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Errors of the files as PostgreSQL reads them now; what waits for a restart is no error.
 const FILE_ERRORS: &str = "
-SELECT string_agg(format('%s line %s: %s', sourcefile, sourceline, error), '; ')
+SELECT string_agg(format('%s line %s: %s: %s', sourcefile, sourceline, name, error), '; ')
 FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL OR name NOT IN
   (SELECT name FROM pg_settings WHERE context = 'postmaster'))";
 

@@ -16,6 +16,7 @@ use crate::layout::{Host, Layout, LayoutError};
 use crate::network::{Claims, Network, NetworkError};
 use crate::processes::{self, Process, ProcessError};
 use crate::render::{self, AgentContext, RenderError};
+use crate::shared_memory;
 use crate::software::{AGENT, GUARD, RunUser, Software, SoftwareError};
 use crate::state::{self, State, StateError, failed};
 use crate::topology::{Topology, TopologyError};
@@ -205,9 +206,18 @@ impl Lab {
         if previous.is_some_and(|old| old.topology != text || Some(old.network) != network) {
             return Err(LabError::Different { dir });
         }
-        let network = take_network(&Claims::below(&root), &topology, network, &dir)?;
-        let lab = Self::write_files(topology, text, network, &dir, software, user)?;
-        Ok(Self { resumed, ..lab })
+        let claims = Claims::below(&root);
+        let network = take_network(&claims, &topology, network, &dir)?;
+        match Self::write_files(topology, text, network, &dir, software, user) {
+            Ok(lab) => Ok(Self { resumed, ..lab }),
+            Err(error) if resumed => Err(error),
+            Err(error) => {
+                // Nothing was there before, so nothing stays; the first fault is the one to report.
+                let _ = fs::remove_dir_all(&dir);
+                let _ = claims.release(network, &dir);
+                Err(error)
+            }
+        }
     }
 
     /// Whether it took up the data of an earlier run.
@@ -309,6 +319,9 @@ impl Lab {
     /// Gives the network back and removes the directory.
     pub(crate) fn remove(&self) -> Result<(), LabError> {
         let dir = &self.layout.dir;
+        for host in self.layout.nodes() {
+            shared_memory::remove_left_behind(&host.data_dir());
+        }
         match fs::remove_dir_all(dir) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed("remove", dir)(error).into());

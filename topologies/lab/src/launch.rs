@@ -17,8 +17,8 @@ use crate::wait::{self, Interrupt, Look};
 const KEPT: [&str; 4] = ["PATH", "RUST_LOG", "RUST_BACKTRACE", "TZ"];
 /// Variables with these prefixes reach them too: switches of our own programs.
 const KEPT_PREFIXES: [&str; 2] = ["NODE_AGENT_", "FEDERATOR_"];
-/// How long setsid may take to fork.
-const SETSID_LIMIT: Duration = Duration::from_secs(5);
+/// How long a helper (setsid, ipcrm) may take.
+const HELPER_LIMIT: Duration = Duration::from_secs(5);
 /// How much of a log's end an error shows.
 const TAIL_LINES: usize = 8;
 const TAIL_BYTES: u64 = 8 * 1024;
@@ -97,18 +97,18 @@ pub fn start(
     if status.success() { Ok(()) } else { Err(fail(io::Error::other(format!("setsid: {status}")))) }
 }
 
-/// Waits for setsid, which has nothing to do but to fork. Its messages are in the host's log.
-fn wait_for(setsid: &mut Child) -> io::Result<ExitStatus> {
-    let ended = wait::until("the end of setsid", SETSID_LIMIT, &Interrupt::default(), || {
-        match setsid.try_wait() {
+/// Waits for a helper that has next to nothing to do, and kills it when it does not end.
+pub(crate) fn wait_for(helper: &mut Child) -> io::Result<ExitStatus> {
+    let ended = wait::until("the end of a helper", HELPER_LIMIT, &Interrupt::default(), || {
+        match helper.try_wait() {
             Ok(Some(status)) => Look::Done(Ok(status)),
             Ok(None) => Look::NotYet("it runs".to_owned()),
             Err(error) => Look::Done(Err(error)),
         }
     });
     ended.unwrap_or_else(|late| {
-        setsid.kill()?;
-        setsid.wait()?;
+        helper.kill()?;
+        helper.wait()?;
         Err(io::Error::other(late))
     })
 }

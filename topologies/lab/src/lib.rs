@@ -23,6 +23,7 @@ pub mod prober;
 pub mod processes;
 pub mod render;
 pub mod settings;
+mod shared_memory;
 pub mod software;
 pub mod state;
 pub mod topology;

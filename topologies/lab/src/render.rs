@@ -111,6 +111,8 @@ fn bootstrap(topology: &Topology, dc: &Datacenter) -> Result<Value, RenderError>
         // A standby that was cut off tries again after this; the default of 5 s is longer than the
         // whole failover of a lab.
         ("wal_retrieve_retry_interval", text("500ms")),
+        // A power cut leaves nothing in /dev/shm: the segments are files of the data directory.
+        ("dynamic_shared_memory_type", text("mmap")),
     ] {
         parameters.insert(text(name), value);
     }

@@ -7,6 +7,8 @@
 
 mod stand_in;
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::time::{Duration, Instant};
 
 use lab::access::{Access, Node, within};
@@ -15,7 +17,7 @@ use lab::lifecycle::silent;
 use lab::prober::Prober;
 use lab::processes::{Process, of_hosts, send};
 use lab::wait::Interrupt;
-use lab::{Lab, LabOptions, TemporaryLab};
+use lab::{Lab, LabOptions, Part, TemporaryLab};
 use rustix::process::Signal;
 use stand_in::{POSTGRES_AGENT, StandIns};
 use tokio_postgres::Client;
@@ -120,4 +122,32 @@ async fn writer_ledger_and_prober_tell_the_truth() {
     let mut seen = ledger.check(&on_pg2).await.unwrap().lost();
     seen.sort_unstable();
     assert_eq!(seen, expected);
+}
+
+/// Ids of the System V segments of this machine.
+fn segments() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/sysvipc/shm").unwrap();
+    let ids = table.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(1));
+    ids.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_killed_server_leaves_no_shared_memory_behind() {
+    let topology = "name: shm\ndatacenters: {dc1: {nodes: [pg1]}}";
+    let programs = StandIns::new(POSTGRES_AGENT, topology);
+    let bin_dir = Some(programs.bin_dir().to_owned());
+    let options = LabOptions { bin_dir, ..LabOptions::for_test("shm").unwrap() };
+    let lab = TemporaryLab::new(Lab::create(&programs.topology(), &options).unwrap());
+    lab.start(&silent, &Interrupt::default()).unwrap();
+    let access = Access::to_lab(&lab);
+    access.primary_within(LIMIT, "test").await.unwrap();
+    let host = lab.layout.host("dc1-pg1").unwrap();
+    let file = fs::read_to_string(host.data_dir().join("postmaster.pid")).unwrap();
+    let id = file.lines().nth(6).unwrap().split_ascii_whitespace().nth(1).unwrap().to_owned();
+    assert!(segments().contains(&id), "the server has its segment");
+    assert!(lab.process(host, Part::Postmaster).is_some());
+    lab.kill_host("dc1-pg1").unwrap();
+    assert!(segments().contains(&id), "a power cut leaves it");
+    lab.end(false).unwrap();
+    assert!(!segments().contains(&id), "the end of the lab does not");
 }

@@ -40,7 +40,7 @@ if [ ! -d "$data" ]; then
     esac
 fi
 "$bin/postgres" -D "$data" -c listen_addresses="$host" -c unix_socket_directories="$dir/run" \
-    -c shared_buffers=16MB &
+    -c shared_buffers=16MB -c dynamic_shared_memory_type=mmap &
 postmaster=$!
 trap 'kill -INT $postmaster; wait $postmaster; exit 0' TERM
 wait $postmaster

@@ -99,16 +99,16 @@ enum Command {
 struct Make {
     /// The topology file.
     topology: PathBuf,
-    /// The lab's directory [default: /tmp/federator-lab-<uid>/<name>].
+    /// The lab's directory (by default /tmp/federator-lab-UID/NAME).
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Another loopback network than the file's, for example 127.33; or "free" for any free one.
     #[arg(long, value_parser = parse_network)]
     network: Option<NetworkChoice>,
-    /// Directory of node-agent, node-agent-guard and federator [default: that of lab].
+    /// Directory of node-agent, node-agent-guard and federator (by default that of lab).
     #[arg(long)]
     bin_dir: Option<PathBuf>,
-    /// The user to run as, when root starts the lab [default: postgres].
+    /// The user to run as, when root starts the lab (by default postgres).
     #[arg(long)]
     user: Option<String>,
 }
@@ -127,7 +127,7 @@ impl Make {
 /// Which lab is meant.
 #[derive(Debug, Args)]
 struct Place {
-    /// The lab's directory [default: the only lab of this user].
+    /// The lab's directory (by default the only lab of this user).
     #[arg(long)]
     dir: Option<PathBuf>,
 }

@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The agent beside each PostgreSQL: effects around the pure rules of `node-agent-core`.
+//!
+//! `observe → Observed → decide → Decision → apply`, woken by events. See docs/architecture.md.
+
+pub mod apply;
+pub mod clock;
+pub mod dcs;
+pub mod grpc;
+pub mod jobs;
+pub mod keeper;
+pub mod link;
+pub mod observe;
+pub mod peers;
+pub mod postgres;
+pub mod publish;
+pub mod rest;
+pub mod run;
+pub mod settings;
+pub mod telemetry;
+pub mod view;

@@ -3,23 +3,33 @@
 use crate::decision::{Act, Decision, StopMode};
 use crate::election;
 use crate::follower::{follow, upstream_of_leader};
-use crate::leader::lead;
+use crate::leader::{lead, stop_writing};
 use crate::observed::{Cluster, Observed, Request};
 use crate::postgres::{Postgres, Upstream};
+use crate::right::RightToWrite;
 use crate::rule::Rule;
 use std::time::Duration;
 
-/// Decides. Total: every combination of facts has an answer, and waiting is one.
+/// Decides. Total: every combination of facts has an answer, and waiting is one. The next pass is
+/// never further away than `loop_wait`.
 #[must_use]
 pub fn decide(observed: &Observed) -> Decision {
+    let mut decision = by_role(observed);
+    decision.wake.after = decision.wake.after.min(observed.config.timing.loop_wait);
+    decision
+}
+
+fn by_role(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     let Some(cluster) = observed.cluster.known() else { return without_dcs(observed) };
     if let Some(job) = observed.job {
-        let why = format!("{:?} for {} s", job.kind, observed.now.since(job.since).as_secs());
+        let why = format!("{:?} is under way", job.kind);
         return Decision::wait(Rule::JobRunning, why, loop_wait, "the end of the work");
     }
     if let Postgres::Unreadable(why) = &observed.postgres {
-        return Decision::wait(Rule::DataUnreadable, why.clone(), loop_wait, "an operator");
+        let wait = Decision::wait(Rule::DataUnreadable, why.clone(), loop_wait, "an operator");
+        // Another member can lead meanwhile.
+        return if observed.holds_lease() { wait.act(Act::Release) } else { wait };
     }
     if let (Some(own), Some(clusters)) = (observed.postgres.system_id(), cluster.system_id())
         && *own != clusters
@@ -31,7 +41,7 @@ pub fn decide(observed: &Observed) -> Decision {
             if observed.holds_lease() {
                 lead(observed, cluster)
             } else {
-                take_back()
+                take_back(observed)
             }
         }
         Some(_) => led_by_other(observed, cluster),
@@ -80,8 +90,14 @@ fn foreign(observed: &Observed, why: &str) -> Decision {
 }
 
 /// The leader key is this node's, from before the agent restarted, or the lease ran out while
-/// nobody else took the key: it may be taken again, nobody else has had it.
-fn take_back() -> Decision {
+/// nobody else took the key: it may be taken again, nobody else has had it. A fence that was set
+/// meanwhile goes first.
+fn take_back(observed: &Observed) -> Decision {
+    if observed.postgres.may_write()
+        && let Err(blocked) = RightToWrite::check(observed)
+    {
+        return stop_writing(&blocked);
+    }
     Decision::wait(
         Rule::Acquire,
         "the leader key is this node's own",
@@ -92,8 +108,14 @@ fn take_back() -> Decision {
 }
 
 fn led_by_other(observed: &Observed, cluster: &Cluster) -> Decision {
-    if observed.postgres.may_write() && !cluster.config.pause {
-        return lost_lock(observed);
+    if let Some(stop) = stop_without_key(observed, cluster) {
+        return stop;
+    }
+    if let Postgres::Running(_) = &observed.postgres
+        && observed.request == Some(Request::Restart)
+    {
+        let why = "an operator asked for a restart";
+        return Decision::wait(Rule::Restart, why, Duration::ZERO, "the restart").act(Act::Restart);
     }
     let loop_wait = observed.config.timing.loop_wait;
     let Some(upstream) = upstream_of_leader(cluster) else {
@@ -106,12 +128,6 @@ fn led_by_other(observed: &Observed, cluster: &Cluster) -> Decision {
     }
     if observed.postgres == Postgres::NoData {
         return clone_leader(observed, cluster, upstream);
-    }
-    if let Postgres::Running(_) = &observed.postgres
-        && observed.request == Some(Request::Restart)
-    {
-        let why = "an operator asked for a restart";
-        return Decision::wait(Rule::Restart, why, Duration::ZERO, "the restart").act(Act::Restart);
     }
     follow(observed, cluster, &upstream, Rule::Replicate)
 }
@@ -133,6 +149,18 @@ fn clone_leader(observed: &Observed, cluster: &Cluster, upstream: Upstream) -> D
         .act(Act::Clone(upstream))
 }
 
+/// PostgreSQL may write here and this node is not the leader. In maintenance mode it goes on, as
+/// with Patroni, unless the federation forbids it.
+fn stop_without_key(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
+    if !observed.postgres.may_write() {
+        return None;
+    }
+    if !cluster.config.pause {
+        return Some(lost_lock(observed));
+    }
+    RightToWrite::check(observed).err().map(|blocked| stop_writing(&blocked))
+}
+
 fn lost_lock(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     Decision::wait(Rule::LostLock, "this node is not the leader", loop_wait, "PostgreSQL to stop")
@@ -140,21 +168,18 @@ fn lost_lock(observed: &Observed) -> Decision {
 }
 
 fn leaderless(observed: &Observed, cluster: &Cluster) -> Decision {
-    let loop_wait = observed.config.timing.loop_wait;
-    if cluster.config.pause && cluster.failover.value.is_empty() {
-        let why = "maintenance mode; nobody leads";
-        return Decision::wait(Rule::Paused, why, loop_wait, "the end of pause");
+    if let Some(stop) = stop_without_key(observed, cluster) {
+        return stop;
     }
-    if observed.postgres.may_write() {
-        return lost_lock(observed);
+    // In maintenance mode only a standby takes part, and only when an operator asks for it.
+    let asked = !cluster.failover.value.is_empty() && !observed.postgres.may_write();
+    if cluster.config.pause && !asked {
+        let (why, loop_wait) = ("maintenance mode; nobody leads", observed.config.timing.loop_wait);
+        return Decision::wait(Rule::Paused, why, loop_wait, "the end of pause");
     }
     match &observed.postgres {
         Postgres::NoData => election::race_empty(observed, cluster),
-        Postgres::Running(running) => {
-            let mut decision = election::race(observed, cluster, running);
-            decision.wake.after = decision.wake.after.min(loop_wait);
-            decision
-        }
+        Postgres::Running(running) => election::race(observed, cluster, running),
         Postgres::Stopped(_)
         | Postgres::Starting { .. }
         | Postgres::Unresponsive { .. }

@@ -61,7 +61,9 @@ fn setting(text: &mut String, name: &str, value: &str) {
 pub(super) fn postgresql_conf(settings: &Effective) -> String {
     let mut text = HEADER.to_owned();
     let _ = writeln!(text, "include_if_exists {}", quoted(BASE));
-    for (name, value) in &settings.parameters {
+    // Those of the command line stand here too: a reload would otherwise find another value in the
+    // file and mark them as waiting for a restart.
+    for (name, value) in settings.command_line.iter().chain(&settings.parameters) {
         setting(&mut text, name, value);
     }
     for file in [UPSTREAM, SYNC] {

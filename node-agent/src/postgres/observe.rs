@@ -2,13 +2,16 @@
 
 use super::process::Postmaster;
 use super::session::Session;
-use super::{Error, Server, bootstrap, conf, control, files, status};
-use node_agent_core::postgres::{Postgres, Running};
+use super::{Error, Server, bootstrap, conf, control, files, guard_client, status};
+use node_agent_core::postgres::{ControlState, Postgres, Running};
 use node_agent_core::time::Boot;
 use std::time::Duration;
 
 /// `cannot_connect_now`: starting up, in recovery without hot standby yet, or shutting down.
 const CANNOT_CONNECT_NOW: &str = "57P03";
+
+/// Written by pg_basebackup, removed by the first recovery (PostgreSQL manual, section 26.3.3).
+const BACKUP_LABEL: &str = "backup_label";
 
 impl Server {
     /// Observes. `deadline` bounds the query; a read of the control file has its own.
@@ -24,7 +27,7 @@ impl Server {
         let status = match &alive {
             Some(postmaster) => postmaster.file.status.clone(),
             // Spawned, and its pid file is not written yet or already gone.
-            None if self.guard_runs() == Some(true) => String::new(),
+            None if self.guard_lives(deadline).await => String::new(),
             None => return self.look_at_rest().await,
         };
         let asked = if status == "starting" || status.is_empty() {
@@ -49,6 +52,17 @@ impl Server {
                 self.starting(now).await
             }
             Err(Some(problem)) => Ok(self.unresponsive(now, &problem)),
+        }
+    }
+
+    /// Whether a guard still holds what is left of a server. One that does not answer may.
+    async fn guard_lives(&self, deadline: Duration) -> bool {
+        if let Some(runs) = self.guard_runs() {
+            return runs;
+        }
+        match guard_client::status(self.guard_socket(), deadline).await {
+            Ok(guarded) => guarded.is_some(),
+            Err(error) => error.kind() == std::io::ErrorKind::TimedOut,
         }
     }
 
@@ -110,7 +124,13 @@ impl Server {
                 data_dir.display()
             )));
         }
-        Ok(Postgres::Stopped(control::read(&self.places).await?.data))
+        let mut control = control::read(&self.places).await?.data;
+        if self.places.data(BACKUP_LABEL).exists() {
+            // A base backup that has never run: the control file still says what the source was
+            // doing when it was copied.
+            control.state = ControlState::InArchiveRecovery;
+        }
+        Ok(Postgres::Stopped(control))
     }
 }
 

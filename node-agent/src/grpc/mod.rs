@@ -1,0 +1,86 @@
+//! gRPC on its own port: what the federator asks of this node. Requests go into the loop, answers
+//! come from the views that it publishes.
+//!
+//! Plain only on a loopback address; with certificates, both sides show one (mTLS).
+
+mod service;
+mod tls;
+
+use crate::view::Handle;
+use node_agent_wire::proto::agent_server::AgentServer;
+use service::Service;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+pub use tls::TlsError;
+
+/// The largest message either way, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// The server could not begin or has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum GrpcError {
+    /// Plain text outside loopback.
+    #[error(
+        "grpc.listen {0} is not a loopback address and no certificates are configured; set \
+         grpc.certfile, grpc.keyfile and grpc.cafile, or listen on 127.0.0.1"
+    )]
+    PlainOutsideLoopback(SocketAddr),
+    /// Certificates that can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The listener's own address is unknown.
+    #[error("the gRPC listener: {0}")]
+    Listener(#[from] std::io::Error),
+    /// The transport failed.
+    #[error("the gRPC server: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// The server, checked and ready; made before anything else begins, so that a bad configuration
+/// ends the agent at its start.
+pub struct Ready {
+    server: Server,
+    listener: TcpListener,
+}
+
+/// Checks the configuration and loads the certificates.
+///
+/// # Errors
+/// When the configuration is not safe or the certificates can't be used.
+pub fn prepare(
+    listener: TcpListener,
+    config: &node_agent_wire::config::GrpcConfig,
+) -> Result<Ready, GrpcError> {
+    let address = listener.local_addr()?;
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .tcp_nodelay(true);
+    match tls::server(config)? {
+        Some(tls) => server = server.tls_config(tls)?,
+        None if address.ip().is_loopback() => {}
+        None => return Err(GrpcError::PlainOutsideLoopback(address)),
+    }
+    Ok(Ready { server, listener })
+}
+
+/// Serves until `shutdown` resolves.
+///
+/// # Errors
+/// When the transport fails.
+pub async fn serve(
+    mut ready: Ready,
+    handle: Handle,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), GrpcError> {
+    let service = AgentServer::new(Service::new(handle))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let incoming = TcpListenerStream::new(ready.listener);
+    ready.server.add_service(service).serve_with_incoming_shutdown(incoming, shutdown).await?;
+    Ok(())
+}

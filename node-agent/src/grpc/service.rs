@@ -1,0 +1,223 @@
+//! The calls. Each that changes something names its epoch; one that is older than what this node
+//! knows is refused here, at the node that it targets.
+
+use crate::clock;
+use crate::view::{Handle, View};
+use node_agent_core::observed::RecordView;
+use node_agent_wire::Epoch;
+use node_agent_wire::federation::FederationRecord;
+use node_agent_wire::proto::agent_server::Agent;
+use node_agent_wire::proto::{
+    CheckpointReply, CheckpointRequest, FenceReply, FenceRequest, NodeStatus, PromoteReply,
+    PromoteRequest, Slot, StatusRequest,
+};
+use std::pin::Pin;
+use std::time::Duration;
+use tokio_stream::Stream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+/// No call may wait longer, whatever it asks for.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+/// What a call waits when it names no deadline.
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+
+/// The service over the agent's handle.
+pub struct Service {
+    handle: Handle,
+}
+
+impl Service {
+    /// For this agent.
+    #[must_use]
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+}
+
+fn record(view: &View) -> Option<&FederationRecord> {
+    view.cluster().map(|c| &c.record).and_then(RecordView::get)
+}
+
+fn deadline(ms: u32) -> Duration {
+    match ms {
+        0 => WAIT_DEFAULT,
+        ms => Duration::from_millis(u64::from(ms)).min(WAIT_MAX),
+    }
+}
+
+/// The request's epoch is not older than what this node knows.
+fn check_epoch(view: &View, epoch: Epoch) -> Result<(), Box<Status>> {
+    match record(view) {
+        Some(record) if epoch < record.epoch => {
+            Err(Box::new(Status::failed_precondition(format!(
+                "epoch {epoch} is over: this node knows epoch {} with primary {}",
+                record.epoch, record.primary
+            ))))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn waited(what: &str, view: &View) -> Status {
+    Status::deadline_exceeded(format!(
+        "waited for {what}; the node is at rule {} {}: {}",
+        view.rule.number(),
+        view.rule.name(),
+        view.why
+    ))
+}
+
+/// Whether the fence that the request means is acknowledged in this view.
+fn acknowledged(view: &View, epoch: Epoch, operation: &str) -> Option<FenceReply> {
+    let fence = record(view)?.fence.as_ref()?;
+    let same_operation =
+        operation.is_empty() || fence.operation.as_ref().is_some_and(|o| o.as_str() == operation);
+    if fence.epoch < epoch || !same_operation {
+        return None;
+    }
+    let ack = fence.ack.as_ref()?;
+    Some(FenceReply {
+        checkpoint_lsn: ack.checkpoint.0,
+        timeline: ack.timeline.0,
+        node: ack.node.to_string(),
+    })
+}
+
+/// What a node says of itself.
+#[must_use]
+pub fn status(handle: &Handle, view: &View) -> NodeStatus {
+    let running = view.running();
+    let cluster = view.cluster();
+    let record = record(view);
+    let sync = cluster.map(|c| &c.sync.value);
+    let standbys: Vec<&str> = sync
+        .into_iter()
+        .flat_map(|s| s.sync_standby.iter())
+        .map(node_agent_wire::MemberName::as_str)
+        .collect();
+    NodeStatus {
+        name: handle.config.name.clone(),
+        scope: handle.config.scope.clone(),
+        role: view.role().as_str().to_owned(),
+        state: view.member.state.clone(),
+        writable: view.writable(),
+        holds_leader_key: view.leads(clock::boot()),
+        leader: cluster
+            .and_then(|c| c.leader.as_ref())
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        timeline: running.map_or(0, |r| r.timeline.0),
+        lsn: running.map_or(0, |r| r.receive_lsn.unwrap_or(r.lsn).0),
+        replay_lsn: running.and_then(|r| r.replay_lsn).map_or(0, |l| l.0),
+        replication_state: view.member.replication_state.clone().unwrap_or_default(),
+        replay_paused: running.is_some_and(|r| r.replay_paused),
+        rule: view.rule.number(),
+        why: view.why.clone(),
+        epoch: record.map_or(0, |r| r.epoch.0),
+        fenced: record.is_some_and(|r| r.fence.is_some()),
+        system_id: view.observed.postgres.system_id().map(ToString::to_string).unwrap_or_default(),
+        server_version: running.map_or(0, |r| r.server_version),
+        synchronous_mode: sync.is_some_and(|s| s.active()),
+        sync_standby: standbys.join(","),
+        slots: running.map(slots).unwrap_or_default(),
+        replayed_commit_at_us: running.and_then(|r| r.replayed_commit_at_us).unwrap_or(0),
+        version: crate::publish::VERSION.to_owned(),
+        pending_restart: running.is_some_and(|r| r.pending_restart),
+    }
+}
+
+fn slots(running: &node_agent_core::postgres::Running) -> Vec<Slot> {
+    running
+        .slots
+        .iter()
+        .map(|s| Slot {
+            name: s.name.to_string(),
+            active: s.active,
+            restart_lsn: s.restart_lsn.map_or(0, |l| l.0),
+            wal_status: s.wal_status.clone(),
+        })
+        .collect()
+}
+
+type StatusStream = Pin<Box<dyn Stream<Item = Result<NodeStatus, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Agent for Service {
+    type WatchStatusStream = StatusStream;
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<NodeStatus>, Status> {
+        Ok(Response::new(status(&self.handle, &self.handle.latest())))
+    }
+
+    async fn watch_status(
+        &self,
+        _: Request<StatusRequest>,
+    ) -> Result<Response<StatusStream>, Status> {
+        let handle = self.handle.clone();
+        let mut last: Option<NodeStatus> = None;
+        let stream = WatchStream::new(self.handle.view.clone()).filter_map(move |view| {
+            let now = status(&handle, &view);
+            let changed = last.as_ref() != Some(&now);
+            last = Some(now.clone());
+            changed.then_some(Ok(now))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceReply>, Status> {
+        let request = request.into_inner();
+        let epoch = Epoch(request.epoch);
+        check_epoch(&self.handle.latest(), epoch).map_err(|refused| *refused)?;
+        self.handle.look();
+        let done = |view: &View| acknowledged(view, epoch, &request.operation).is_some();
+        let view = self.handle.until(deadline(request.deadline_ms), done).await;
+        view.and_then(|v| acknowledged(&v, epoch, &request.operation))
+            .map(Response::new)
+            .ok_or_else(|| waited("the acknowledgement of the fence", &self.handle.latest()))
+    }
+
+    async fn promote(
+        &self,
+        request: Request<PromoteRequest>,
+    ) -> Result<Response<PromoteReply>, Status> {
+        let request = request.into_inner();
+        let epoch = Epoch(request.epoch);
+        check_epoch(&self.handle.latest(), epoch).map_err(|refused| *refused)?;
+        self.handle.look();
+        let done = |view: &View| {
+            view.writable()
+                && view.leads(clock::boot())
+                && record(view).is_none_or(|r| r.epoch == epoch && r.names_us())
+        };
+        let view = self
+            .handle
+            .until(deadline(request.deadline_ms), |v| done(v) || check_epoch(v, epoch).is_err());
+        let Some(view) = view.await else {
+            return Err(waited("PostgreSQL to accept writes", &self.handle.latest()));
+        };
+        check_epoch(&view, epoch).map_err(|refused| *refused)?;
+        Ok(Response::new(PromoteReply {
+            node: self.handle.config.name.clone(),
+            timeline: view.running().map_or(0, |r| r.timeline.0),
+        }))
+    }
+
+    async fn checkpoint(
+        &self,
+        request: Request<CheckpointRequest>,
+    ) -> Result<Response<CheckpointReply>, Status> {
+        let deadline = deadline(request.into_inner().deadline_ms);
+        let begun = clock::boot();
+        self.handle
+            .server
+            .checkpoint(deadline)
+            .await
+            .map_err(|e| Status::unavailable(format!("CHECKPOINT: {e}; {}", e.hint())))?;
+        let took = clock::boot().since(begun);
+        Ok(Response::new(CheckpointReply {
+            duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
+        }))
+    }
+}

@@ -1,0 +1,454 @@
+//! The lease keeper: a thread of its own with its own connections, so that a slow PostgreSQL, disk
+//! or loop never loses the leader key; and it renews only while the loop shows that it is alive,
+//! so that a hung agent never keeps it.
+//!
+//! A beat is one transaction: if the leader key still holds our name, put a new `position`. The
+//! right to lead lasts from the moment that the last committed beat was *sent* for one TTL, less
+//! the time that stopping PostgreSQL takes; whoever observes the beats counts from when they *saw*
+//! it, so delay only helps.
+
+use crate::clock;
+use crate::dcs::{Compare, Dcs, DcsError, Write};
+use crate::postgres::GuardClient;
+use node_agent_core::time::Boot;
+use node_agent_wire::keys::{ClusterPath, Leaf};
+use node_agent_wire::position::{Position, PrimarySeen};
+use node_agent_wire::{Epoch, Lsn, MemberName, Revision, TimelineId};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// What the loop knows and each beat carries.
+#[derive(Clone, Debug, Default)]
+pub struct BeatFacts {
+    /// PostgreSQL accepts writes.
+    pub writable: bool,
+    /// The epoch that the leader acts under.
+    pub epoch: Option<Epoch>,
+    /// End of WAL.
+    pub lsn: Option<Lsn>,
+    /// Replayed up to here.
+    pub replay_lsn: Option<Lsn>,
+    /// The timeline.
+    pub timeline: Option<TimelineId>,
+    /// Commit time of the last transaction, see [`Position::commit_at_us`].
+    pub commit_at_us: Option<i64>,
+    /// When these were observed.
+    pub at_us: i64,
+    /// Highest WAL rate of the last minute, bytes a second.
+    pub wal_rate_max: u64,
+    /// The last look at the primary datacenter.
+    pub primary_seen: Option<PrimarySeen>,
+    /// State of the WAL receiver.
+    pub link: Option<String>,
+    /// When a leader of this datacenter was last writable.
+    pub wrote_at_us: Option<i64>,
+}
+
+/// Shared between the keeper's thread and the loop.
+pub struct Shared {
+    held_until: AtomicU64,
+    alive_at: AtomicU64,
+    lease: AtomicI64,
+    ttl_ms: AtomicU64,
+    armed: AtomicBool,
+    facts: Mutex<BeatFacts>,
+    lost: Arc<Notify>,
+}
+
+/// What the loop asks of the keeper.
+enum Command {
+    Acquire(oneshot::Sender<Result<bool, DcsError>>),
+    Release(oneshot::Sender<Result<(), DcsError>>),
+}
+
+/// The loop's end.
+pub struct Keeper {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// What the keeper's thread works with.
+pub struct KeeperSetup {
+    /// Its own connection to the DCS; made inside its thread.
+    pub connect: Box<dyn FnOnce() -> Box<dyn Dcs> + Send>,
+    /// The cluster's keys.
+    pub path: ClusterPath,
+    /// This member.
+    pub name: MemberName,
+    /// The guard's socket.
+    pub guard_socket: PathBuf,
+    /// Woken when the lease is lost.
+    pub lost: Arc<Notify>,
+}
+
+/// The time that stopping PostgreSQL may take, inside the TTL.
+#[must_use]
+pub fn stop_margin(ttl: Duration) -> Duration {
+    (ttl / 10).clamp(Duration::from_millis(500), Duration::from_secs(2))
+}
+
+impl Keeper {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(setup: KeeperSetup, ttl: Duration) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            held_until: AtomicU64::new(0),
+            alive_at: AtomicU64::new(clock::boot().0),
+            lease: AtomicI64::new(0),
+            ttl_ms: AtomicU64::new(millis(ttl)),
+            armed: AtomicBool::new(false),
+            facts: Mutex::new(BeatFacts::default()),
+            lost: setup.lost.clone(),
+        });
+        let (commands, receiver) = mpsc::channel(8);
+        let theirs = shared.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("lease-keeper".into()).spawn(move || {
+            let KeeperSetup { connect, path, name, guard_socket, .. } = setup;
+            runtime.block_on(async move {
+                let thread = Thread {
+                    dcs: connect(),
+                    path,
+                    name,
+                    guard_socket,
+                    guard: None,
+                    shared: theirs,
+                    beat: 0,
+                    beat_ttl: Duration::ZERO,
+                    last: None,
+                };
+                thread.run(receiver).await;
+            });
+        })?;
+        Ok(Self { shared, commands })
+    }
+
+    /// The right to lead ends here; `None` when this node does not lead.
+    #[must_use]
+    pub fn held_until(&self) -> Option<Boot> {
+        match self.shared.held_until.load(Ordering::SeqCst) {
+            0 => None,
+            until => Some(Boot(until)),
+        }
+    }
+
+    /// The lease that the member key hangs on; 0 while there is none.
+    #[must_use]
+    pub fn lease(&self) -> i64 {
+        self.shared.lease.load(Ordering::SeqCst)
+    }
+
+    /// The loop is alive: the keeper may go on for another TTL.
+    pub fn stamp(&self, now: Boot) {
+        self.shared.alive_at.store(now.0, Ordering::SeqCst);
+    }
+
+    /// A new TTL from the configuration.
+    pub fn set_ttl(&self, ttl: Duration) {
+        self.shared.ttl_ms.store(millis(ttl), Ordering::SeqCst);
+    }
+
+    /// Whether each beat moves the guard's deadline on: set before PostgreSQL becomes writable.
+    pub fn arm(&self, armed: bool) {
+        self.shared.armed.store(armed, Ordering::SeqCst);
+    }
+
+    /// What the next beats carry.
+    pub fn tell(&self, facts: BeatFacts) {
+        *self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+
+    /// Takes the leader key if it is absent or holds our name. `true`: this node leads.
+    ///
+    /// # Errors
+    /// When the DCS did not answer; the key may have been taken all the same, and the next read
+    /// tells.
+    pub async fn acquire(&self) -> Result<bool, DcsError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Acquire(reply)).await?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Gives the leader key back, marked as a clean release.
+    ///
+    /// # Errors
+    /// When the DCS did not answer; the lease runs out then.
+    pub async fn release(&self) -> Result<(), DcsError> {
+        // From here on this node does not count itself leader, whatever the DCS answers.
+        self.shared.held_until.store(0, Ordering::SeqCst);
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Release(reply)).await?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    async fn send(&self, command: Command) -> Result<(), DcsError> {
+        self.commands.send(command).await.map_err(|_| gone())
+    }
+}
+
+fn gone() -> DcsError {
+    DcsError::Refused { what: "the lease keeper", why: "its thread has ended".into() }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Thread {
+    dcs: Box<dyn Dcs>,
+    path: ClusterPath,
+    name: MemberName,
+    guard_socket: PathBuf,
+    guard: Option<GuardClient>,
+    shared: Arc<Shared>,
+    beat: u64,
+    /// The TTL that the last beat carries: what its observers wait, so what it may count with.
+    beat_ttl: Duration,
+    /// The revision of the last committed beat.
+    last: Option<Revision>,
+}
+
+impl Thread {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut next = clock::boot();
+        loop {
+            let wait = clock::boot().until(next);
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Acquire(reply)) => {
+                        let _gone_is_fine = reply.send(self.acquire().await);
+                        next = clock::boot() + self.period();
+                    }
+                    Some(Command::Release(reply)) => {
+                        let _gone_is_fine = reply.send(self.release().await);
+                    }
+                    None => return,
+                },
+                () = tokio::time::sleep(wait) => {
+                    next = clock::boot() + self.period();
+                    self.turn().await;
+                }
+            }
+        }
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(self.shared.ttl_ms.load(Ordering::SeqCst))
+    }
+
+    fn period(&self) -> Duration {
+        self.ttl() / 3
+    }
+
+    /// The deadline of one call: two tries fit into a TTL after a period was lost.
+    fn call(&self) -> Duration {
+        self.ttl() / 4
+    }
+
+    fn leads(&self) -> bool {
+        self.shared.held_until.load(Ordering::SeqCst) != 0
+    }
+
+    async fn turn(&mut self) {
+        let alive = Boot(self.shared.alive_at.load(Ordering::SeqCst));
+        let now = clock::boot();
+        if now.since(alive) > self.ttl() {
+            tracing::error!(
+                silent_ms = millis(now.since(alive)),
+                "the agent's loop is stuck: its lease is no longer renewed"
+            );
+            return;
+        }
+        if self.leads() {
+            self.lead_on().await;
+        }
+        self.keep_lease().await;
+    }
+
+    async fn keep_lease(&mut self) {
+        let lease = self.shared.lease.load(Ordering::SeqCst);
+        let outcome = if lease == 0 {
+            self.new_lease().await.map(|_| ())
+        } else {
+            self.dcs.keep_alive(lease, self.call()).await
+        };
+        match outcome {
+            Ok(()) => {}
+            Err(DcsError::LeaseGone(_)) => {
+                tracing::warn!("the lease is gone: a new one is taken");
+                self.shared.lease.store(0, Ordering::SeqCst);
+                if let Err(error) = self.new_lease().await {
+                    tracing::warn!(%error, "no new lease");
+                }
+                // The member key, and the leader key if it was there, hung on the old lease.
+                self.shared.lost.notify_one();
+                if self.leads() {
+                    self.lead_on().await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the lease was not renewed"),
+        }
+    }
+
+    async fn new_lease(&mut self) -> Result<i64, DcsError> {
+        let lease = self.dcs.grant(self.ttl(), self.call()).await?;
+        self.shared.lease.store(lease, Ordering::SeqCst);
+        Ok(lease)
+    }
+
+    /// One beat of a leader.
+    async fn lead_on(&mut self) {
+        let sent = clock::boot();
+        let until = Boot(self.shared.held_until.load(Ordering::SeqCst));
+        if sent >= until {
+            self.lose("the lease's deadline has passed without a renewal");
+            return;
+        }
+        let leader = self.path.key(Leaf::Leader);
+        let position = self.position(false);
+        let mine = [Compare::ValueIs(leader.clone(), self.name.as_str().into())];
+        let deadline = self.call().min(sent.until(until));
+        match self.dcs.write(&mine, &[position], deadline).await {
+            Ok(Some(revision)) => self.held(sent, revision),
+            Ok(None) => self.put_back(sent, &leader).await,
+            Err(error) => {
+                let left_ms = millis(clock::boot().until(until));
+                tracing::warn!(%error, left_ms, "a renewal of the leader key failed");
+            }
+        }
+    }
+
+    /// The key does not hold our name any more. If it vanished (a lease revoked early) and nobody
+    /// has beaten since, it is put back; otherwise the leadership is lost.
+    async fn put_back(&mut self, sent: Boot, leader: &str) {
+        let Some(last) = self.last else {
+            return self.lose("another node holds the leader key");
+        };
+        let lease = match self.new_lease().await {
+            Ok(lease) => lease,
+            Err(error) => {
+                tracing::warn!(%error, "the leader key has vanished and no lease can be had");
+                return;
+            }
+        };
+        let conditions = [
+            Compare::Absent(leader.to_owned()),
+            Compare::AtRevision(self.path.key(Leaf::Position), last),
+        ];
+        let writes = [
+            Write::Put { key: leader.to_owned(), value: self.name.as_str().into(), lease },
+            self.position(false),
+        ];
+        match self.dcs.write(&conditions, &writes, self.call()).await {
+            Ok(Some(revision)) => {
+                tracing::warn!("the leader key had vanished before its time; it is back");
+                self.held(sent, revision);
+            }
+            Ok(None) => self.lose("another node holds the leader key"),
+            Err(error) => tracing::warn!(%error, "the leader key has vanished"),
+        }
+    }
+
+    async fn acquire(&mut self) -> Result<bool, DcsError> {
+        let lease = match self.shared.lease.load(Ordering::SeqCst) {
+            0 => self.new_lease().await?,
+            lease => lease,
+        };
+        // An old lease may be near its end: the key must not hang on it.
+        let lease = match self.dcs.keep_alive(lease, self.call()).await {
+            Ok(()) => lease,
+            Err(DcsError::LeaseGone(_)) => self.new_lease().await?,
+            Err(error) => return Err(error),
+        };
+        let leader = self.path.key(Leaf::Leader);
+        let put = Write::Put { key: leader.clone(), value: self.name.as_str().into(), lease };
+        for condition in [
+            Compare::Absent(leader.clone()),
+            Compare::ValueIs(leader.clone(), self.name.as_str().into()),
+        ] {
+            let sent = clock::boot();
+            let writes = [put.clone(), self.position(false)];
+            if let Some(revision) = self.dcs.write(&[condition], &writes, self.call()).await? {
+                self.held(sent, revision);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn release(&mut self) -> Result<(), DcsError> {
+        self.shared.held_until.store(0, Ordering::SeqCst);
+        self.last = None;
+        let leader = self.path.key(Leaf::Leader);
+        let mine = [Compare::ValueIs(leader.clone(), self.name.as_str().into())];
+        let writes = [Write::Delete(leader), self.position(true)];
+        self.dcs.write(&mine, &writes, self.call()).await.map(|_| ())
+    }
+
+    fn held(&mut self, sent: Boot, revision: Revision) {
+        let until = sent + self.beat_ttl.saturating_sub(stop_margin(self.beat_ttl));
+        self.last = Some(revision);
+        self.shared.held_until.store(until.0, Ordering::SeqCst);
+        if self.shared.armed.load(Ordering::SeqCst) {
+            self.tell_guard(until);
+        }
+    }
+
+    fn tell_guard(&mut self, until: Boot) {
+        if self.guard.is_none() {
+            self.guard = GuardClient::connect(&self.guard_socket, Duration::from_millis(100)).ok();
+        }
+        let told = match self.guard.as_mut() {
+            Some(guard) => guard.set_deadline(until),
+            None => return,
+        };
+        if told.is_err() {
+            // A new guard after a restart of PostgreSQL: connect again at once.
+            self.guard = GuardClient::connect(&self.guard_socket, Duration::from_millis(100)).ok();
+            if let Some(guard) = self.guard.as_mut()
+                && let Err(error) = guard.set_deadline(until)
+            {
+                tracing::warn!(%error, "the guard did not take the new deadline");
+                self.guard = None;
+            }
+        }
+    }
+
+    fn lose(&mut self, why: &str) {
+        tracing::warn!(why, "this node no longer leads");
+        self.shared.held_until.store(0, Ordering::SeqCst);
+        self.last = None;
+        self.shared.lost.notify_one();
+    }
+
+    fn position(&mut self, released: bool) -> Write {
+        self.beat += 1;
+        self.beat_ttl = self.ttl();
+        let facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let position = Position {
+            leader: self.name.clone(),
+            beat: self.beat,
+            ttl_ms: millis(self.beat_ttl),
+            released,
+            epoch: facts.epoch,
+            writable: facts.writable,
+            lsn: facts.lsn,
+            replay_lsn: facts.replay_lsn,
+            timeline: facts.timeline,
+            commit_at_us: facts.commit_at_us,
+            wrote_at_us: facts.wrote_at_us,
+            at_us: facts.at_us,
+            wal_rate_max: facts.wal_rate_max,
+            primary_seen: facts.primary_seen,
+            link: facts.link,
+        };
+        // A plain struct of numbers and text always has a JSON form.
+        let value = serde_json::to_vec(&position).unwrap_or_default();
+        Write::put(self.path.key(Leaf::Position), value)
+    }
+}

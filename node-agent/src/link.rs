@@ -1,0 +1,200 @@
+//! The other datacenters' records, read by every agent on its own (I7): a former primary that
+//! returns must find out that its epoch is over without anybody's help.
+
+use crate::clock;
+use crate::dcs::etcd::{Etcd, Login};
+use crate::dcs::{Dcs, DcsError};
+use node_agent_core::time::{Boot, Fact};
+use node_agent_wire::federation::{DcEntry, FederationRecord};
+use node_agent_wire::keys::{ClusterPath, Leaf};
+use node_agent_wire::position::{Position, PrimarySeen};
+use node_agent_wire::{DcName, Epoch};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// How long one look at another datacenter may take.
+const LOOK_MAX: Duration = Duration::from_millis(1000);
+
+/// What was seen of one other datacenter.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its record.
+    pub record: Fact<FederationRecord>,
+    /// Its leader's position, with our wall clock at the read.
+    pub position: Option<(Position, i64)>,
+}
+
+type Table = Arc<Mutex<BTreeMap<DcName, Seen>>>;
+
+/// The looks at the other datacenters, one task each.
+pub struct Links {
+    seen: Table,
+    tasks: BTreeMap<DcName, (DcEntry, JoinHandle<()>)>,
+    wake: Arc<Notify>,
+    own_epoch: Arc<Mutex<Epoch>>,
+}
+
+impl Links {
+    /// None yet; `wake` is notified when a record changes.
+    #[must_use]
+    pub fn new(wake: Arc<Notify>) -> Self {
+        Self {
+            seen: Table::default(),
+            tasks: BTreeMap::new(),
+            wake,
+            own_epoch: Arc::new(Mutex::new(Epoch(0))),
+        }
+    }
+
+    /// Brings the tasks in line with the record: one for each other datacenter.
+    pub fn align(&mut self, record: Option<&FederationRecord>, period: Duration) {
+        let Some(record) = record else {
+            self.stop_where(|_| true);
+            return;
+        };
+        *self.own_epoch.lock().unwrap_or_else(PoisonError::into_inner) = record.epoch;
+        let wanted: BTreeMap<&DcName, &DcEntry> =
+            record.members.iter().filter(|(dc, _)| **dc != record.dc).collect();
+        let gone: Vec<DcName> = self
+            .tasks
+            .iter()
+            .filter(|(dc, (entry, _))| {
+                wanted.get(dc).is_none_or(|w| {
+                    (&w.etcd, &w.scope, &w.namespace)
+                        != (&entry.etcd, &entry.scope, &entry.namespace)
+                })
+            })
+            .map(|(dc, _)| dc.clone())
+            .collect();
+        self.stop_where(|dc| gone.contains(dc));
+        for (dc, entry) in wanted {
+            if !self.tasks.contains_key(dc) {
+                self.begin(dc.clone(), entry.clone(), period);
+            }
+        }
+    }
+
+    fn begin(&mut self, dc: DcName, entry: DcEntry, period: Duration) {
+        let unknown =
+            Seen { record: Fact::Unknown { since: clock::boot(), tried: false }, position: None };
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(dc.clone(), unknown);
+        let task = tokio::spawn(look_on(
+            dc.clone(),
+            entry.clone(),
+            period,
+            self.seen.clone(),
+            self.own_epoch.clone(),
+            self.wake.clone(),
+        ));
+        self.tasks.insert(dc, (entry, task));
+    }
+
+    fn stop_where(&mut self, stop: impl Fn(&DcName) -> bool) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tasks.retain(|dc, (_, task)| {
+            let keep = !stop(dc);
+            if !keep {
+                task.abort();
+                seen.remove(dc);
+            }
+            keep
+        });
+    }
+
+    /// The records as they are known now.
+    #[must_use]
+    pub fn records(&self) -> BTreeMap<DcName, Fact<FederationRecord>> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().map(|(dc, s)| (dc.clone(), s.record.clone())).collect()
+    }
+
+    /// The last look at the primary datacenter's position, for the loss estimate.
+    #[must_use]
+    pub fn primary_seen(&self, primary: &DcName) -> Option<PrimarySeen> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (position, seen_at_us) = seen.get(primary)?.position.as_ref()?;
+        Some(PrimarySeen {
+            dc: primary.clone(),
+            epoch: position.epoch.unwrap_or_default(),
+            lsn: position.lsn?,
+            timeline: position.timeline?,
+            at_us: position.at_us,
+            seen_at_us: *seen_at_us,
+            wal_rate_max: position.wal_rate_max,
+        })
+    }
+}
+
+async fn look_on(
+    dc: DcName,
+    entry: DcEntry,
+    period: Duration,
+    table: Table,
+    own_epoch: Arc<Mutex<Epoch>>,
+    wake: Arc<Notify>,
+) {
+    let dcs = Etcd::new(&entry.etcd, Login::default());
+    let path = ClusterPath::new(&entry.namespace, &entry.scope);
+    loop {
+        let begun = clock::boot();
+        let look = look(&dcs, &path).await;
+        let known = *own_epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = {
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            match table.get_mut(&dc) {
+                Some(seen) => note(seen, look, begun, known),
+                None => return,
+            }
+        };
+        if changed {
+            wake.notify_one();
+        }
+        tokio::time::sleep(period).await;
+    }
+}
+
+async fn look(
+    dcs: &Etcd,
+    path: &ClusterPath,
+) -> Result<(Option<FederationRecord>, Option<Position>), DcsError> {
+    let raw = dcs.read(path.prefix(), LOOK_MAX).await?;
+    let value = |leaf: Leaf<'_>| raw.keys.get(&path.key(leaf)).map(|k| k.value.as_slice());
+    let record = value(Leaf::Federation).and_then(|v| serde_json::from_slice(v).ok());
+    let position = value(Leaf::Position).and_then(|v| serde_json::from_slice(v).ok());
+    Ok((record, position))
+}
+
+/// Takes a look into the table; whether the record's fact changed. A later epoch that was seen
+/// once stays known while its datacenter is out of reach: epochs never go back.
+fn note(
+    seen: &mut Seen,
+    look: Result<(Option<FederationRecord>, Option<Position>), DcsError>,
+    begun: Boot,
+    own_epoch: Epoch,
+) -> bool {
+    match look {
+        Ok((Some(record), position)) => {
+            let changed = seen.record.known() != Some(&record);
+            seen.record = Fact::Known { value: record, at: begun };
+            if let Some(position) = position {
+                seen.position = Some((position, clock::wall_us()));
+            }
+            changed
+        }
+        Ok((None, _)) | Err(_) => match &seen.record {
+            Fact::Known { value, .. } if value.epoch > own_epoch => false,
+            Fact::Known { at, .. } => {
+                seen.record = Fact::Unknown { since: *at, tried: true };
+                true
+            }
+            Fact::Unknown { since, tried } => {
+                let first = !tried;
+                seen.record = Fact::Unknown { since: *since, tried: true };
+                first
+            }
+        },
+    }
+}

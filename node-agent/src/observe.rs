@@ -1,0 +1,306 @@
+//! Gathers the facts of one pass.
+
+use crate::clock;
+use crate::dcs::{RawCluster, cluster};
+use crate::keeper::Keeper;
+use crate::link::Links;
+use crate::postgres::Server;
+use node_agent_core::divergence::SourceHistory;
+use node_agent_core::observed::{
+    Cluster, Job, Lease, Me, Observed, Observer, Poll, RecordView, Request,
+};
+use node_agent_core::postgres::Postgres;
+use node_agent_core::time::{Boot, Fact};
+use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::history::TimelineHistory;
+use node_agent_wire::keys::ClusterPath;
+use node_agent_wire::position::Position;
+use node_agent_wire::{DcName, Lsn, MemberName, SlotName, TimelineId};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The beats that this node has seen, and when; written by the watch and by the loop's own reads.
+#[derive(Default)]
+pub struct Beats(Mutex<Option<(MemberName, u64, Boot)>>);
+
+impl Beats {
+    /// A beat was seen at this moment. Only the first sight of a beat counts: seeing it later than
+    /// it was made is safe.
+    pub fn saw(&self, position: &Position, now: Boot) {
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = latest
+            .as_ref()
+            .is_some_and(|(leader, beat, _)| *leader == position.leader && *beat >= position.beat);
+        if !known {
+            *latest = Some((position.leader.clone(), position.beat, now));
+        }
+    }
+
+    fn seen_at(&self) -> Option<Boot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, _, at)| *at)
+    }
+}
+
+/// What the loop remembers between two passes.
+pub struct Memory {
+    /// When the agent started.
+    pub started_at: Boot,
+    /// This node.
+    pub me: Me,
+    /// The last good configuration.
+    pub config: Dynamic,
+    /// The keys of the last read.
+    pub raw: Arc<RawCluster>,
+    /// The last leader whose key was seen.
+    pub last_leader: Option<MemberName>,
+    /// The last round of asking.
+    pub poll: Option<Poll>,
+    /// When the DCS was last not readable from.
+    pub unknown_since: Boot,
+    /// A read was tried.
+    pub tried: bool,
+    /// Members, and when they were last seen.
+    pub members_seen: BTreeMap<MemberName, Boot>,
+    /// Starts that failed in a row.
+    pub start_failures: u32,
+    /// Stand back until then.
+    pub stand_back_until: Option<Boot>,
+    /// End of WAL when the synchronous names changed.
+    pub sync_names_set_at: Option<Lsn>,
+    /// An operator's request.
+    pub request: Option<Request>,
+    /// Slots that could not be changed.
+    pub slot_errors: BTreeMap<SlotName, String>,
+    /// The local history, and for what it was read.
+    pub own_history: Option<(HistoryKey, TimelineHistory)>,
+    /// Grows when the data directory gets another past under the same numbers.
+    pub data_generation: u64,
+    /// When the DCS last answered, seconds since the Unix epoch.
+    pub dcs_last_seen_s: i64,
+    /// WAL positions of the last minute.
+    pub wal: WalRate,
+}
+
+/// What a local history belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HistoryKey(TimelineId, u64);
+
+/// The growth of WAL over the last minute.
+#[derive(Default)]
+pub struct WalRate(VecDeque<(Boot, Lsn)>);
+
+impl WalRate {
+    /// Takes a sample; samples closer than 200 ms are passed over.
+    pub fn sample(&mut self, now: Boot, lsn: Lsn) {
+        let spaced = self.0.back().is_none_or(|(at, _)| now.since(*at).as_millis() >= 200);
+        if spaced {
+            self.0.push_back((now, lsn));
+        }
+        while self.0.front().is_some_and(|(at, _)| now.since(*at) > Duration::from_secs(60)) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The highest rate between two neighbouring samples, bytes a second.
+    #[must_use]
+    pub fn max(&self) -> u64 {
+        self.0
+            .iter()
+            .zip(self.0.iter().skip(1))
+            .map(|((t0, a), (t1, b))| {
+                let millis = u64::try_from(t1.since(*t0).as_millis()).unwrap_or(u64::MAX).max(1);
+                b.bytes_since(*a).saturating_mul(1000) / millis
+            })
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// Where facts come from.
+pub struct Sources<'a> {
+    /// PostgreSQL.
+    pub server: &'a Server,
+    /// The lease.
+    pub keeper: &'a Keeper,
+    /// The beats.
+    pub beats: &'a Beats,
+    /// The other datacenters.
+    pub links: &'a mut Links,
+    /// The keys' names.
+    pub path: &'a ClusterPath,
+    /// Histories that were asked for.
+    pub source: Option<SourceHistory>,
+    /// The job under way.
+    pub job: Option<Job>,
+}
+
+/// The facts of one pass, from a read of the DCS that has just ended.
+pub async fn observe(
+    memory: &mut Memory,
+    sources: Sources<'_>,
+    read: Result<RawCluster, crate::dcs::DcsError>,
+    read_at: Boot,
+) -> Observed {
+    let cluster = take_read(memory, &sources, read, read_at);
+    let record = cluster.known().and_then(|c| c.record.get());
+    sources.links.align(record, memory.config.timing.loop_wait);
+    let query_deadline = memory.config.timing.retry_timeout.min(Duration::from_secs(2));
+    let postgres = sources.server.observe(clock::boot(), query_deadline).await;
+    let own_history = own_history(memory, sources.server, &postgres).await;
+    if let Postgres::Running(running) = &postgres {
+        memory.wal.sample(clock::boot(), running.lsn);
+        memory.start_failures = 0;
+    }
+    let peers: BTreeMap<DcName, _> = sources.links.records();
+    Observed {
+        now: clock::boot(),
+        wall_us: clock::wall_us(),
+        started_at: memory.started_at,
+        me: memory.me.clone(),
+        cluster,
+        config: memory.config.clone(),
+        lease: Lease { held_until: sources.keeper.held_until() },
+        observer: Observer {
+            beat_seen_at: sources.beats.seen_at(),
+            last_leader: memory.last_leader.clone(),
+        },
+        following: sources.server.following(),
+        postgres,
+        own_history,
+        source: sources.source,
+        poll: memory.poll.clone(),
+        members_seen: memory.members_seen.clone(),
+        peers,
+        job: sources.job,
+        start_failures: memory.start_failures,
+        stand_back_until: memory.stand_back_until,
+        sync_names_set_at: memory.sync_names_set_at,
+        request: memory.request,
+        slot_errors: memory.slot_errors.clone(),
+    }
+}
+
+fn take_read(
+    memory: &mut Memory,
+    sources: &Sources<'_>,
+    read: Result<RawCluster, crate::dcs::DcsError>,
+    read_at: Boot,
+) -> Fact<Cluster> {
+    let raw = match read {
+        Ok(raw) => raw,
+        Err(error) => {
+            if memory.tried && memory.unknown_since == Boot(u64::MAX) {
+                tracing::warn!(%error, "the DCS can't be read");
+                memory.unknown_since = read_at;
+            }
+            memory.tried = true;
+            return Fact::Unknown { since: memory.unknown_since.min(read_at), tried: true };
+        }
+    };
+    memory.tried = true;
+    memory.unknown_since = Boot(u64::MAX);
+    memory.dcs_last_seen_s = clock::wall_us() / 1_000_000;
+    let view = cluster::read(sources.path, &raw, &memory.config);
+    memory.raw = Arc::new(raw);
+    if memory.config != view.config {
+        for warning in &view.config.warnings {
+            tracing::warn!(warning, "dynamic configuration");
+        }
+        sources.keeper.set_ttl(view.config.timing.ttl);
+        memory.config = view.config.clone();
+    }
+    if let Some(position) = &view.position {
+        sources.beats.saw(position, clock::boot());
+    }
+    if let Some(leader) = &view.leader {
+        memory.last_leader = Some(leader.clone());
+    }
+    for name in view.members.keys() {
+        memory.members_seen.insert(name.clone(), read_at);
+    }
+    Fact::Known { value: view, at: read_at }
+}
+
+/// The history of the local timeline, read again when the timeline or the data directory changes.
+async fn own_history(
+    memory: &mut Memory,
+    server: &Server,
+    postgres: &Postgres,
+) -> Option<TimelineHistory> {
+    let timeline = match postgres {
+        Postgres::Running(running) => running.timeline,
+        Postgres::Stopped(_) | Postgres::Starting { .. } => {
+            node_agent_core::divergence::own_end(postgres)?.timeline
+        }
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => return None,
+    };
+    let key = HistoryKey(timeline, memory.data_generation);
+    if let Some((known, history)) = &memory.own_history
+        && *known == key
+    {
+        return Some(history.clone());
+    }
+    match server.history_of(None, Duration::from_secs(1)).await {
+        Ok(history) if history.timeline == timeline => {
+            memory.own_history = Some((key, history.clone()));
+            Some(history)
+        }
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!(%error, "the local timeline history is not readable yet");
+            None
+        }
+    }
+}
+
+/// The record, when it is readable.
+#[must_use]
+pub fn record_of(observed: &Observed) -> Option<&node_agent_wire::federation::FederationRecord> {
+    observed.cluster.known().map(|c| &c.record).and_then(RecordView::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_rate_of_the_last_minute_counts() {
+        let mut wal = WalRate::default();
+        let at = |s: u64| Boot(s * 1_000_000_000);
+        for (second, lsn) in [(0, 0), (1, 1000), (2, 9000), (3, 9100)] {
+            wal.sample(at(second), Lsn(lsn));
+        }
+        assert_eq!(wal.max(), 8000);
+        wal.sample(at(63), Lsn(9200));
+        assert!(wal.max() < 100, "{}", wal.max());
+    }
+
+    #[test]
+    fn only_the_first_sight_of_a_beat_counts() {
+        let beats = Beats::default();
+        let position = |beat| Position {
+            leader: "a".into(),
+            beat,
+            ttl_ms: 1,
+            released: false,
+            epoch: None,
+            writable: false,
+            lsn: None,
+            replay_lsn: None,
+            timeline: None,
+            commit_at_us: None,
+            wrote_at_us: None,
+            at_us: 0,
+            wal_rate_max: 0,
+            primary_seen: None,
+            link: None,
+        };
+        beats.saw(&position(3), Boot(10));
+        beats.saw(&position(3), Boot(20));
+        beats.saw(&position(2), Boot(30));
+        assert_eq!(beats.seen_at(), Some(Boot(10)));
+        beats.saw(&position(4), Boot(40));
+        assert_eq!(beats.seen_at(), Some(Boot(40)));
+    }
+}

@@ -1,0 +1,232 @@
+//! What this node writes into the DCS of itself: its member key, and as leader `status`,
+//! `history`, `initialize` and `config`.
+
+use crate::clock;
+use crate::dcs::{Compare, Dcs, DcsError, RawCluster, Write};
+use crate::keeper::BeatFacts;
+use node_agent_core::decision::Decision;
+use node_agent_core::observed::{Cluster, JobKind, Observed};
+use node_agent_core::postgres::{Postgres, Running};
+use node_agent_wire::config::LocalConfig;
+use node_agent_wire::keys::{ClusterPath, Leaf};
+use node_agent_wire::member::{MemberData, Role, state};
+use node_agent_wire::position::PrimarySeen;
+use node_agent_wire::status::Status;
+use node_agent_wire::{MemberName, SlotName};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// The version that members publish: of this agent.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What this member says of itself.
+#[must_use]
+pub fn member(
+    config: &LocalConfig,
+    observed: &Observed,
+    decision: &Decision,
+    checkpointed: bool,
+) -> MemberData {
+    let postgres = &config.postgresql;
+    let connect = postgres.connect_address.as_ref().unwrap_or(&postgres.listen);
+    let rest = config.restapi.connect_address.as_ref().unwrap_or(&config.restapi.listen);
+    let mut data = MemberData {
+        conn_url: format!("postgres://{connect}/{}", postgres.database),
+        api_url: format!("http://{rest}/patroni"),
+        state: state_of(observed).to_owned(),
+        role: Some(role_of(observed)),
+        version: VERSION.to_owned(),
+        tags: published_tags(config),
+        pause: observed.config.pause.then_some(true),
+        grpc: config.grpc.as_ref().map(|g| g.connect_address.clone().unwrap_or(g.listen.clone())),
+        why: Some(format!("{} {}: {}", decision.rule.number(), decision.rule.name(), decision.why)),
+        ..MemberData::default()
+    };
+    if let Postgres::Running(running) = &observed.postgres {
+        describe_running(&mut data, running, checkpointed);
+    }
+    data
+}
+
+fn describe_running(data: &mut MemberData, running: &Running, checkpointed: bool) {
+    data.xlog_location = Some(running.lsn);
+    data.timeline = (running.timeline.0 > 0).then_some(running.timeline);
+    data.pending_restart = running.pending_restart.then_some(true);
+    if running.in_recovery {
+        data.replay_lsn = running.replay_lsn.filter(|l| l.0 > 0);
+        data.receive_lsn = running.receive_lsn.filter(|l| l.0 > 0);
+        data.replication_state =
+            running.receiver.as_ref().filter(|r| r.status == "streaming").map(|r| r.status.clone());
+    } else {
+        data.checkpoint_after_promote = (!checkpointed).then_some(false);
+    }
+}
+
+/// Tags as configured; the boolean ones that are false are left out (contract C.7).
+fn published_tags(config: &LocalConfig) -> std::collections::BTreeMap<String, Value> {
+    const FLAGS: [&str; 5] = ["clonefrom", "nofailover", "noloadbalance", "nosync", "nostream"];
+    config
+        .tags
+        .iter()
+        .filter(|(name, value)| {
+            !FLAGS.contains(&name.as_str())
+                || node_agent_wire::yaml::truth(value).unwrap_or(false)
+                || (name.as_str() == "nofailover" && config.tags.contains_key("failover_priority"))
+                || (name.as_str() == "nosync" && config.tags.contains_key("sync_priority"))
+        })
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+fn state_of(observed: &Observed) -> &'static str {
+    match (observed.job.map(|j| j.kind), &observed.postgres) {
+        (Some(JobKind::Bootstrap), _) => state::INITDB,
+        (Some(JobKind::Clone), _) => state::CREATING_REPLICA,
+        (Some(JobKind::Restart), _) => state::RESTARTING,
+        (Some(JobKind::Demote), Postgres::Running(_) | Postgres::Unresponsive { .. }) => {
+            state::STOPPING
+        }
+        (_, Postgres::Running(_)) => state::RUNNING,
+        (_, Postgres::Starting { .. }) => state::STARTING,
+        (_, Postgres::Unresponsive { .. }) => state::RUNNING,
+        (_, Postgres::Stopped(_)) if observed.start_failures > 0 => state::START_FAILED,
+        (_, Postgres::Stopped(_) | Postgres::NoData | Postgres::Unreadable(_)) => state::STOPPED,
+    }
+}
+
+/// The role that this member publishes.
+#[must_use]
+pub fn role_of(observed: &Observed) -> Role {
+    match &observed.postgres {
+        Postgres::NoData | Postgres::Unreadable(_) => Role::Uninitialized,
+        postgres if postgres.may_write() => Role::Primary,
+        Postgres::Stopped(control) if control.was_primary() && observed.holds_lease() => {
+            Role::Demoted
+        }
+        _ if observed.holds_lease() && standby_cluster(observed) => Role::StandbyLeader,
+        _ => Role::Replica,
+    }
+}
+
+/// This datacenter follows another one: by its configuration or by the federation record.
+fn standby_cluster(observed: &Observed) -> bool {
+    observed.config.standby_cluster.is_some()
+        || crate::observe::record_of(observed).is_some_and(|r| !r.names_us() || r.fence.is_some())
+}
+
+/// Puts the member key if it differs, or hangs on another lease.
+///
+/// # Errors
+/// When the DCS did not answer; the next pass tries again.
+pub async fn put_member(
+    dcs: &dyn Dcs,
+    path: &ClusterPath,
+    name: &MemberName,
+    data: &MemberData,
+    lease: i64,
+    raw: &RawCluster,
+    deadline: Duration,
+) -> Result<(), DcsError> {
+    let key = path.key(Leaf::Member(name));
+    let value = serde_json::to_value(data).unwrap_or(Value::Null).to_string().into_bytes();
+    let same = raw.keys.get(&key).is_some_and(|k| k.value == value && k.lease == lease);
+    if same || lease == 0 {
+        return Ok(());
+    }
+    dcs.write(&[], &[Write::Put { key, value, lease }], deadline).await.map(|_| ())
+}
+
+/// What the leader keeps up to date, as one transaction on the leader key being ours; nothing when
+/// nothing is stale.
+#[must_use]
+pub fn leader_writes(
+    path: &ClusterPath,
+    observed: &Observed,
+    cluster: &Cluster,
+    bootstrap_config: &Map<String, Value>,
+) -> Vec<Write> {
+    let mut writes = Vec::new();
+    let Postgres::Running(running) = &observed.postgres else { return writes };
+    let put = |leaf: Leaf<'_>, value: String| Write::put(path.key(leaf), value);
+    if cluster.system_id().is_none() {
+        writes.push(put(Leaf::Initialize, running.system_id.to_string()));
+    }
+    if !cluster.config_present {
+        writes.push(put(Leaf::Config, Value::Object(bootstrap_config.clone()).to_string()));
+    }
+    let status = status(observed, cluster, running);
+    if status != cluster.status {
+        writes.push(put(Leaf::Status, status.to_json()));
+    }
+    if let Some(own) = observed.own_history.as_ref().filter(|_| !running.in_recovery) {
+        let known = cluster.history.as_ref().is_some_and(|h| h.same_past(own));
+        let empty = own.ancestors.is_empty() && cluster.history.is_none();
+        if !known && !empty {
+            let when = clock::iso(observed.wall_us);
+            let rows = own.to_rows("promoted", &when, observed.me.name.as_str());
+            writes.push(put(Leaf::History, rows.to_string()));
+        }
+    }
+    writes
+}
+
+fn status(observed: &Observed, cluster: &Cluster, running: &Running) -> Status {
+    let mut slots: std::collections::BTreeMap<SlotName, _> = running
+        .slots
+        .iter()
+        .filter(|s| s.physical)
+        .filter_map(|s| Some((s.name.clone(), s.restart_lsn?)))
+        .collect();
+    // The pseudo slot of the leader itself: what the others must keep for it (contract A.4).
+    slots.insert(SlotName::from_name(observed.me.name.as_str()), running.lsn);
+    Status { optime: Some(running.lsn), slots, other: cluster.status.other.clone() }
+}
+
+/// The condition of every leader write.
+#[must_use]
+pub fn as_leader(path: &ClusterPath, name: &MemberName) -> Compare {
+    Compare::ValueIs(path.key(Leaf::Leader), name.as_str().into())
+}
+
+/// What the next beats carry.
+#[must_use]
+pub fn beat_facts(
+    observed: &Observed,
+    wal_rate_max: u64,
+    primary_seen: Option<PrimarySeen>,
+) -> BeatFacts {
+    let before = observed.cluster.known().and_then(|c| c.position.as_ref());
+    let mut facts = BeatFacts {
+        epoch: crate::observe::record_of(observed).map(|r| r.epoch),
+        at_us: observed.wall_us,
+        wal_rate_max,
+        primary_seen: primary_seen.or_else(|| before.and_then(|p| p.primary_seen.clone())),
+        wrote_at_us: before.and_then(|p| p.wrote_at_us),
+        ..BeatFacts::default()
+    };
+    let Postgres::Running(running) = &observed.postgres else {
+        // Nothing newer is known while PostgreSQL does not answer: the last position stays.
+        if let Some(before) = before {
+            facts.lsn = before.lsn;
+            facts.replay_lsn = before.replay_lsn;
+            facts.timeline = before.timeline;
+            facts.commit_at_us = before.commit_at_us;
+            facts.at_us = before.at_us;
+        }
+        return facts;
+    };
+    facts.timeline = Some(running.timeline);
+    facts.writable = !running.in_recovery;
+    if running.in_recovery {
+        facts.lsn = running.receive_lsn.or(Some(running.lsn));
+        facts.replay_lsn = running.replay_lsn;
+        facts.commit_at_us = running.replayed_commit_at_us;
+        facts.link = running.receiver.as_ref().map(|r| r.status.clone());
+    } else {
+        facts.lsn = Some(running.lsn);
+        facts.commit_at_us = Some(observed.wall_us);
+        facts.wrote_at_us = Some(observed.wall_us);
+        facts.primary_seen = None;
+    }
+    facts
+}

@@ -1,0 +1,441 @@
+//! The loop: wait for an event, observe, decide, apply, publish.
+
+use crate::apply::{Hands, HistoryDesk, member_name};
+use crate::clock;
+use crate::dcs::etcd::{Etcd, Login};
+use crate::dcs::{Change, Dcs, DcsError};
+use crate::jobs::{Jobs, Outcome, Tools};
+use crate::keeper::{Keeper, KeeperSetup};
+use crate::link::Links;
+use crate::observe::{Beats, Memory, Sources, WalRate, observe};
+use crate::peers::Peers;
+use crate::postgres::{Server, StopMode};
+use crate::publish;
+use crate::view::{Ask, Handle, View};
+use node_agent_core::decide;
+use node_agent_core::observed::{JobKind, Me, Observed, Request};
+use node_agent_core::time::Boot;
+use node_agent_wire::config::LocalConfig;
+use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::keys::{ClusterPath, Leaf, LeafName};
+use node_agent_wire::position::Position;
+use node_agent_wire::yaml::truth;
+use node_agent_wire::{MemberName, Revision};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+
+/// At shutdown PostgreSQL is given this long before it is stopped hard.
+const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
+
+/// The agent, ready to run.
+pub struct Agent {
+    hands: Hands,
+    memory: Memory,
+    beats: Arc<Beats>,
+    links: Links,
+    wake: Arc<Notify>,
+    asks: mpsc::Receiver<Ask>,
+    view: watch::Sender<Arc<View>>,
+    last_line: String,
+    passes: u64,
+}
+
+/// The agent could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// PostgreSQL's files or programs are not usable.
+    #[error("{0}; {hint}", hint = .0.hint())]
+    Postgres(#[from] crate::postgres::Error),
+    /// The lease keeper has no thread.
+    #[error("no thread for the lease keeper: {0}")]
+    Keeper(std::io::Error),
+}
+
+impl Agent {
+    /// Makes the agent and its first view; nothing runs yet.
+    ///
+    /// # Errors
+    /// When PostgreSQL's programs or directories can't be used.
+    pub async fn new(config: LocalConfig) -> Result<(Self, Handle), StartError> {
+        let config = Arc::new(config);
+        let server = Arc::new(Server::new(&config)?);
+        let endpoints = config.etcd3.endpoints();
+        let login = Login {
+            username: config.etcd3.username.clone().unwrap_or_default(),
+            password: config.etcd3.password.clone().unwrap_or_default(),
+        };
+        let dcs: Arc<dyn Dcs> = Arc::new(Etcd::new(&endpoints, login.clone()));
+        let path = ClusterPath::new(&config.namespace, &config.scope);
+        let wake = Arc::new(Notify::new());
+        let dynamic = Dynamic::read(&config.bootstrap.dcs);
+        let setup = KeeperSetup {
+            connect: Box::new(move || Box::new(Etcd::new(&endpoints, login))),
+            path: path.clone(),
+            name: member_name(&config),
+            guard_socket: server.guard_socket().to_owned(),
+            lost: wake.clone(),
+        };
+        let keeper = Keeper::start(setup, dynamic.timing.ttl).map_err(StartError::Keeper)?;
+        let tools = Tools {
+            server: server.clone(),
+            keeper: Arc::new(keeper),
+            checkpointed: Arc::new(AtomicBool::new(true)),
+        };
+        let memory = remember(&config, dynamic);
+        let mut hands = Hands {
+            config: config.clone(),
+            dcs: dcs.clone(),
+            path,
+            tools,
+            jobs: Jobs::new(wake.clone()),
+            desk: HistoryDesk::default(),
+            peers: Peers::default(),
+            wake: wake.clone(),
+            applied: None,
+            restart_reply: None,
+        };
+        let mut memory = memory;
+        let mut links = Links::new(wake.clone());
+        let beats = Arc::new(Beats::default());
+        let first = first_view(&mut hands, &mut memory, &beats, &mut links).await;
+        let (view, watched) = watch::channel(Arc::new(first));
+        let (ask, asks) = mpsc::channel(16);
+        let handle = Handle { config, view: watched, asks: ask, dcs, server };
+        let agent = Self {
+            hands,
+            memory,
+            beats,
+            links,
+            wake,
+            asks,
+            view,
+            last_line: String::new(),
+            passes: 0,
+        };
+        Ok((agent, handle))
+    }
+
+    /// Runs until `stop` resolves, then stops PostgreSQL and gives the leader key back.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        let watcher = tokio::spawn(watch_cluster(
+            self.hands.dcs.clone(),
+            self.hands.path.clone(),
+            self.beats.clone(),
+            self.wake.clone(),
+        ));
+        let version = tokio::spawn(warn_of_old_etcd(self.hands.dcs.clone()));
+        tokio::pin!(stop);
+        loop {
+            let pause = self.pass().await;
+            let server = self.hands.tools.server.clone();
+            tokio::select! {
+                () = &mut stop => break,
+                () = self.wake.notified() => {}
+                () = server.exited() => tracing::debug!("PostgreSQL has ended"),
+                ask = self.asks.recv() => self.asked(ask),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        watcher.abort();
+        version.abort();
+        self.shut_down().await;
+    }
+
+    fn asked(&mut self, ask: Option<Ask>) {
+        match ask {
+            Some(Ask::Restart(reply)) => {
+                let busy =
+                    self.hands.restart_reply.is_some() || self.hands.jobs.current().is_some();
+                if busy {
+                    let why = "another piece of work is in progress on this node";
+                    let _gone_is_fine = reply.send(Err(why.to_owned()));
+                } else {
+                    self.memory.request = Some(Request::Restart);
+                    self.hands.restart_reply = Some(reply);
+                }
+            }
+            Some(Ask::Look) | None => {}
+        }
+    }
+
+    /// One pass; how long to wait before the next one at the latest.
+    async fn pass(&mut self) -> Duration {
+        let begun = clock::boot();
+        self.hands.tools.keeper.stamp(begun);
+        if let Some(outcome) = self.hands.jobs.reap().await {
+            self.ended(outcome);
+        }
+        let read = read_cluster(&self.hands, &self.memory).await;
+        let sources = Sources {
+            server: &self.hands.tools.server,
+            keeper: &self.hands.tools.keeper,
+            beats: &self.beats,
+            links: &mut self.links,
+            path: &self.hands.path,
+            source: self.hands.desk.latest(),
+            job: self.hands.jobs.current(),
+        };
+        let observed = observe(&mut self.memory, sources, read, begun).await;
+        let decision = decide(&observed);
+        let line = format!("{} {}: {}", decision.rule.number(), decision.rule.name(), decision.why);
+        if line != self.last_line {
+            tracing::info!(
+                rule = decision.rule.number(),
+                name = decision.rule.name(),
+                "{}",
+                decision.why
+            );
+            self.last_line = line;
+        }
+        self.tell_keeper(&observed);
+        let checkpointed = self.hands.tools.checkpointed.load(Ordering::SeqCst);
+        let member = publish::member(&self.hands.config, &observed, &decision, checkpointed);
+        let at_once = decision.wake.after.is_zero();
+        let pause = decision.wake.after.min(observed.config.timing.loop_wait);
+        let view = View {
+            raw: self.memory.raw.clone(),
+            rule: decision.rule,
+            why: decision.why.clone(),
+            member,
+            dcs_last_seen_s: self.memory.dcs_last_seen_s,
+            passes: self.passes,
+            pass_took: clock::boot().since(begun),
+            observed: observed.clone(),
+        };
+        self.passes += 1;
+        let member = view.member.clone();
+        self.view.send_replace(Arc::new(view));
+        self.hands.apply(&mut self.memory, &observed, decision).await;
+        if observed.cluster.known().is_some() {
+            self.put_member(&observed, &member).await;
+        }
+        if at_once { Duration::from_millis(10) } else { pause }
+    }
+
+    async fn put_member(&self, observed: &Observed, member: &node_agent_wire::member::MemberData) {
+        let put = publish::put_member(
+            &*self.hands.dcs,
+            &self.hands.path,
+            &observed.me.name,
+            member,
+            self.hands.tools.keeper.lease(),
+            &self.memory.raw,
+            observed.config.timing.retry_timeout,
+        );
+        if let Err(error) = put.await {
+            tracing::warn!(%error, "the member key was not written");
+        }
+    }
+
+    fn tell_keeper(&self, observed: &Observed) {
+        let record = crate::observe::record_of(observed);
+        let seen =
+            record.filter(|r| !r.names_us()).and_then(|r| self.links.primary_seen(&r.primary));
+        let facts = publish::beat_facts(observed, self.memory.wal.max(), seen);
+        // A primary that this agent found running is under the guard's deadline from now on.
+        if facts.writable {
+            self.hands.tools.keeper.arm(true);
+        }
+        self.hands.tools.keeper.tell(facts);
+    }
+
+    fn ended(&mut self, outcome: Outcome) {
+        let Outcome { job, result } = outcome;
+        let ms = u64::try_from(clock::boot().since(job.since).as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(()) => tracing::info!(work = ?job.kind, ms, "done"),
+            Err(error) => {
+                tracing::error!(work = ?job.kind, ms, error, "failed");
+                let now = clock::boot();
+                let pause = match job.kind {
+                    JobKind::Start | JobKind::Bootstrap | JobKind::Restart => {
+                        self.memory.start_failures += 1;
+                        return;
+                    }
+                    JobKind::Promote => self.memory.config.timing.ttl,
+                    JobKind::Clone | JobKind::Rewind => Duration::from_secs(5),
+                    JobKind::Demote => return,
+                };
+                self.memory.stand_back_until = Some(now + pause);
+            }
+        }
+    }
+
+    async fn shut_down(self) {
+        let tools = &self.hands.tools;
+        tracing::info!("shutting down: stopping PostgreSQL");
+        let was_leader = tools.keeper.held_until().is_some();
+        let stopping = async {
+            let stopped = tools.server.stop(StopMode::Fast, SHUTDOWN_MAX).await;
+            if let Err(error) = &stopped {
+                tracing::error!(%error, hint = error.hint(), "PostgreSQL did not stop");
+                return;
+            }
+            if was_leader && let Err(error) = tools.keeper.release().await {
+                tracing::warn!(%error, "the leader key runs out by itself");
+            }
+            let lease = tools.keeper.lease();
+            if lease != 0 {
+                let ended = self.hands.dcs.revoke(lease, Duration::from_secs(2)).await;
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "the member key runs out by itself");
+                }
+            }
+        };
+        // The lease stays alive while the shutdown checkpoint is written and shipped.
+        tokio::pin!(stopping);
+        loop {
+            tokio::select! {
+                () = &mut stopping => return,
+                () = tokio::time::sleep(Duration::from_millis(200)) => {
+                    tools.keeper.stamp(clock::boot());
+                }
+            }
+        }
+    }
+}
+
+async fn read_cluster(hands: &Hands, memory: &Memory) -> Result<crate::dcs::RawCluster, DcsError> {
+    hands.dcs.read(hands.path.prefix(), memory.config.timing.retry_timeout).await
+}
+
+fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
+    let tag = |name: &str| config.tags.get(name);
+    let priority = tag("failover_priority").and_then(serde_json::Value::as_i64);
+    let nofailover = match tag("nofailover").and_then(truth) {
+        Some(flag) => flag,
+        None => priority.is_some_and(|p| p <= 0),
+    };
+    Memory {
+        started_at: clock::boot(),
+        me: Me { name: member_name(config), nofailover, may_bootstrap: !config.federation.standby },
+        config: dynamic,
+        raw: Arc::default(),
+        last_leader: None,
+        poll: None,
+        unknown_since: Boot(u64::MAX),
+        tried: false,
+        members_seen: BTreeMap::<MemberName, Boot>::new(),
+        start_failures: 0,
+        stand_back_until: None,
+        sync_names_set_at: None,
+        request: None,
+        slot_errors: BTreeMap::new(),
+        own_history: None,
+        data_generation: 0,
+        dcs_last_seen_s: 0,
+        wal: WalRate::default(),
+    }
+}
+
+/// The view that is shown before the first pass has acted: facts only.
+async fn first_view(
+    hands: &mut Hands,
+    memory: &mut Memory,
+    beats: &Beats,
+    links: &mut Links,
+) -> View {
+    let begun = clock::boot();
+    let read = read_cluster(hands, memory).await;
+    let sources = Sources {
+        server: &hands.tools.server,
+        keeper: &hands.tools.keeper,
+        beats,
+        links,
+        path: &hands.path,
+        source: None,
+        job: None,
+    };
+    let observed = observe(memory, sources, read, begun).await;
+    let decision = decide(&observed);
+    View {
+        raw: memory.raw.clone(),
+        rule: decision.rule,
+        why: decision.why.clone(),
+        member: publish::member(&hands.config, &observed, &decision, true),
+        dcs_last_seen_s: memory.dcs_last_seen_s,
+        passes: 0,
+        pass_took: clock::boot().since(begun),
+        observed,
+    }
+}
+
+/// Wakes the loop on changes that matter to it, and notes every beat when it arrives.
+async fn watch_cluster(dcs: Arc<dyn Dcs>, path: ClusterPath, beats: Arc<Beats>, wake: Arc<Notify>) {
+    const CALL_MAX: Duration = Duration::from_secs(5);
+    loop {
+        let begun = async {
+            let now = dcs.read(path.prefix(), CALL_MAX).await?.revision;
+            dcs.watch(path.prefix(), Revision(now.0), CALL_MAX).await
+        };
+        match begun.await {
+            Ok(mut changes) => {
+                // What changed before the watch began is seen by the pass that this starts.
+                wake.notify_one();
+                loop {
+                    match changes.next().await {
+                        Ok(batch) => {
+                            if batch.iter().any(|c| matters(&path, &beats, c)) {
+                                wake.notify_one();
+                            }
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, "the watch is begun anew");
+                            break;
+                        }
+                    }
+                }
+                wake.notify_one();
+            }
+            Err(error) => tracing::debug!(%error, "no watch yet"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn matters(path: &ClusterPath, beats: &Beats, change: &Change) -> bool {
+    match path.parse(&change.key) {
+        Some(LeafName::Plain(Leaf::Position)) => {
+            let position: Option<Position> =
+                change.value.as_ref().and_then(|v| serde_json::from_slice(v).ok());
+            if let Some(position) = position {
+                beats.saw(&position, clock::boot());
+            }
+            false
+        }
+        Some(LeafName::Plain(
+            Leaf::Leader
+            | Leaf::Config
+            | Leaf::Failover
+            | Leaf::Federation
+            | Leaf::Initialize
+            | Leaf::Sync,
+        )) => true,
+        // A member that comes needs its slot, one that goes may be a candidate less.
+        Some(LeafName::Member(_)) => change.created || change.value.is_none(),
+        Some(LeafName::Plain(
+            Leaf::Member(_)
+            | Leaf::History
+            | Leaf::Status
+            | Leaf::Failsafe
+            | Leaf::FederationHistory,
+        ))
+        | None => false,
+    }
+}
+
+/// etcd before 3.5.13 may revoke leases early; the observer wait covers it, an operator should
+/// know.
+async fn warn_of_old_etcd(dcs: Arc<dyn Dcs>) {
+    let Ok(version) = dcs.version(Duration::from_secs(10)).await else { return };
+    let numbers: Vec<u32> = version.split('.').filter_map(|p| p.parse().ok()).collect();
+    if numbers.as_slice() < [3, 5, 13].as_slice() {
+        tracing::warn!(
+            version,
+            "this etcd may revoke leases before their time (etcd#15247); 3.5.13 or later is advised"
+        );
+    }
+}

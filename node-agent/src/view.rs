@@ -1,0 +1,134 @@
+//! What the agent shows of itself: the last pass, published to the REST API, gRPC and metrics.
+//! They answer from it and decide nothing.
+
+use crate::dcs::{Dcs, RawCluster};
+use crate::postgres::Server;
+use node_agent_core::observed::{Cluster, Observed};
+use node_agent_core::postgres::{Postgres, Running};
+use node_agent_core::rule::Rule;
+use node_agent_core::time::{Boot, Fact};
+use node_agent_wire::config::LocalConfig;
+use node_agent_wire::member::{MemberData, Role};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The last pass.
+#[derive(Debug)]
+pub struct View {
+    /// The facts of the pass.
+    pub observed: Observed,
+    /// The keys that they were read from, for answers that need a value as it is.
+    pub raw: Arc<RawCluster>,
+    /// The rule that fired.
+    pub rule: Rule,
+    /// One line of why.
+    pub why: String,
+    /// What this member publishes of itself.
+    pub member: MemberData,
+    /// When the DCS last answered, seconds since the Unix epoch; 0 when it never did.
+    pub dcs_last_seen_s: i64,
+    /// How many passes have been made.
+    pub passes: u64,
+    /// How long the pass took.
+    pub pass_took: Duration,
+}
+
+impl View {
+    /// The cluster, when the DCS answered.
+    #[must_use]
+    pub fn cluster(&self) -> Option<&Cluster> {
+        self.observed.cluster.known()
+    }
+
+    /// PostgreSQL, when it answers.
+    #[must_use]
+    pub fn running(&self) -> Option<&Running> {
+        match &self.observed.postgres {
+            Postgres::Running(running) => Some(running),
+            Postgres::NoData
+            | Postgres::Unreadable(_)
+            | Postgres::Stopped(_)
+            | Postgres::Starting { .. }
+            | Postgres::Unresponsive { .. } => None,
+        }
+    }
+
+    /// The role that this member publishes.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.member.role.unwrap_or(Role::Uninitialized)
+    }
+
+    /// Whether this node holds the leader lease at this moment.
+    #[must_use]
+    pub fn leads(&self, now: Boot) -> bool {
+        self.observed.lease.held_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether PostgreSQL accepts writes here.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.running().is_some_and(|r| !r.in_recovery)
+    }
+
+    /// When the DCS was last read for this view.
+    #[must_use]
+    pub fn dcs_read_at(&self) -> Option<Boot> {
+        match &self.observed.cluster {
+            Fact::Known { at, .. } => Some(*at),
+            Fact::Unknown { .. } => None,
+        }
+    }
+}
+
+/// What REST and gRPC ask of the loop.
+#[derive(Debug)]
+pub enum Ask {
+    /// Make a pass now.
+    Look,
+    /// Restart PostgreSQL in its role; answered when it is done, with the reason when it failed.
+    Restart(oneshot::Sender<Result<(), String>>),
+}
+
+/// What the servers of the agent share.
+#[derive(Clone)]
+pub struct Handle {
+    /// The local configuration.
+    pub config: Arc<LocalConfig>,
+    /// The last pass. The first value is published before any server listens.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Requests into the loop.
+    pub asks: mpsc::Sender<Ask>,
+    /// The DCS of this datacenter, for reads and compare-and-sets that a request is made of.
+    pub dcs: Arc<dyn Dcs>,
+    /// PostgreSQL on this node, for CHECKPOINT.
+    pub server: Arc<Server>,
+}
+
+impl Handle {
+    /// The last published view.
+    #[must_use]
+    pub fn latest(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
+    /// Wakes the loop; a full queue means that it is awake already.
+    pub fn look(&self) {
+        let _full_is_fine = self.asks.try_send(Ask::Look);
+    }
+
+    /// Waits until a view fulfils `wanted`, or `deadline` passes.
+    pub async fn until(
+        &self,
+        deadline: Duration,
+        wanted: impl Fn(&View) -> bool,
+    ) -> Option<Arc<View>> {
+        let mut view = self.view.clone();
+        let found = tokio::time::timeout(deadline, view.wait_for(|v| wanted(v))).await;
+        match found {
+            Ok(Ok(view)) => Some(view.clone()),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Has this data directory left the history of its source? Judged by the content of both
 //! histories and by positions, never by a timeline's number (PostgreSQL manual, section 26.3.6).
 
-use crate::postgres::{ControlState, Postgres, Upstream};
+use crate::postgres::{ControlData, ControlState, Postgres, Upstream};
 use crate::time::Boot;
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::{Lsn, TimelineId};
@@ -35,39 +35,46 @@ pub fn own_end(postgres: &Postgres) -> Option<OwnEnd> {
         Postgres::Running(running) => {
             Some(OwnEnd { timeline: running.timeline, lsn: running.lsn, exact: true })
         }
-        Postgres::Stopped(control) => Some(match control.state {
-            // The shutdown checkpoint is the last record; it begins at `checkpoint`.
-            ControlState::ShutDown => OwnEnd {
-                timeline: control.timeline,
-                lsn: Lsn(control.checkpoint.0.saturating_add(1)),
-                exact: true,
-            },
-            ControlState::ShutDownInRecovery
-            | ControlState::InArchiveRecovery
-            | ControlState::StartingUp => {
-                let recovered = control.min_recovery_end.0 > control.checkpoint.0;
-                OwnEnd {
-                    timeline: if recovered && control.min_recovery_timeline.0 > 0 {
-                        control.min_recovery_timeline
-                    } else {
-                        control.timeline
-                    },
-                    lsn: control.min_recovery_end.max(control.checkpoint),
-                    exact: true,
-                }
-            }
-            ControlState::ShuttingDown
-            | ControlState::InCrashRecovery
-            | ControlState::InProduction => OwnEnd {
-                timeline: control.timeline,
-                lsn: Lsn(control.checkpoint.0.saturating_add(1)),
-                exact: false,
-            },
-        }),
+        Postgres::Stopped(control) => Some(end_of_control(control)),
+        // A standby that replays what it has: it may need its source to become consistent.
+        Postgres::Starting { standby: true, control, .. } => {
+            Some(end_of_control(control)).filter(|end| end.exact)
+        }
         Postgres::NoData
         | Postgres::Unreadable(_)
-        | Postgres::Starting { .. }
+        | Postgres::Starting { standby: false, .. }
         | Postgres::Unresponsive { .. } => None,
+    }
+}
+
+fn end_of_control(control: &ControlData) -> OwnEnd {
+    // Set by recovery and by a promotion, cleared by the first checkpoint as primary. A primary
+    // that died between the two has the timeline of its promotion here only.
+    let recovered = control.min_recovery_end > control.checkpoint;
+    let timeline = if recovered && control.min_recovery_timeline.0 > 0 {
+        control.min_recovery_timeline
+    } else {
+        control.timeline
+    };
+    match control.state {
+        // The shutdown checkpoint is the last record; it begins at `checkpoint`.
+        ControlState::ShutDown => OwnEnd {
+            timeline: control.timeline,
+            lsn: Lsn(control.checkpoint.0.saturating_add(1)),
+            exact: true,
+        },
+        ControlState::ShutDownInRecovery
+        | ControlState::InArchiveRecovery
+        | ControlState::StartingUp => {
+            OwnEnd { timeline, lsn: control.min_recovery_end.max(control.checkpoint), exact: true }
+        }
+        ControlState::ShuttingDown | ControlState::InCrashRecovery | ControlState::InProduction => {
+            OwnEnd {
+                timeline,
+                lsn: Lsn(control.min_recovery_end.max(control.checkpoint).0.saturating_add(1)),
+                exact: false,
+            }
+        }
     }
 }
 

@@ -70,10 +70,9 @@ fn start(observed: &Observed, upstream: &Upstream) -> Decision {
     match judge(observed, upstream) {
         Judgement::Follow => at_once(upstream, format!("following {}", name_of(upstream))),
         Judgement::Rewind(decision) => decision,
-        Judgement::Silent(why) => at_once(
-            &Upstream::Nobody,
-            format!("read-only until {} can be asked for its history: {why}", name_of(upstream)),
-        ),
+        Judgement::Silent(why) => {
+            at_once(&Upstream::Nobody, format!("read-only, following nobody yet: {why}"))
+        }
         Judgement::Ask(why) => ask(upstream, why),
     }
 }
@@ -136,11 +135,22 @@ fn follow_running(
             }
         }
     }
-    if !streaming(running) && due(observed) {
+    let doubtful = !streaming(running) || promoted_since(observed, cluster, upstream);
+    let asks = decision.tend.iter().any(|t| matches!(t, Tend::AskHistory(_)));
+    if doubtful && due(observed) && !asks {
         decision.tend.push(Tend::AskHistory(upstream.clone()));
         decision.wake.after = decision.wake.after.min(ASK_PAUSE);
     }
     decision
+}
+
+/// The member that is followed says it is on a later timeline than when it was asked.
+fn promoted_since(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> bool {
+    let Upstream::Member { name, .. } = upstream else { return false };
+    let now = cluster.members.get(name).and_then(|m| m.data.timeline);
+    let asked = observed.source.as_ref().filter(|s| s.upstream == *upstream);
+    let then = asked.and_then(|s| Some(s.answer.as_ref().ok()?.timeline));
+    now > then && then.is_some()
 }
 
 /// What comparing the histories says.
@@ -161,14 +171,18 @@ fn judge(observed: &Observed, upstream: &Upstream) -> Judgement {
     };
     let history = match &source.answer {
         Ok(history) => history,
-        Err(why) => return Judgement::Silent(why.clone()),
+        Err(why) => {
+            let name = name_of(upstream);
+            return Judgement::Silent(format!("the history of {name} is not known: {why}"));
+        }
     };
     let (Some(own), Some(own_history)) = (own_end(&observed.postgres), &observed.own_history)
     else {
         return Judgement::Ask("the local history is not known yet".into());
     };
-    if own.timeline > history.timeline && due(observed) {
-        // The source has moved on since it was asked, or the local timeline is foreign to it.
+    if own.timeline > history.timeline && (due(observed) || streams_from(observed, upstream)) {
+        // The source has moved on since it was asked, or the local timeline is foreign to it. What
+        // it streams itself is not foreign to it.
         return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
     }
     match compare(own, own_history, history) {
@@ -247,6 +261,19 @@ fn due(observed: &Observed) -> bool {
 
 fn streaming(running: &Running) -> bool {
     running.receiver.as_ref().is_some_and(|r| r.status == "streaming")
+}
+
+fn streams_from(observed: &Observed, upstream: &Upstream) -> bool {
+    match &observed.postgres {
+        Postgres::Running(running) => {
+            observed.following.as_ref() == Some(upstream) && streaming(running)
+        }
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => false,
+    }
 }
 
 fn steady_why(upstream: &Upstream, running: &Running) -> String {

@@ -1,10 +1,13 @@
 //! There is no leader: may this node take the key?
 
 use crate::decision::{Act, Decision, Tend};
-use crate::observed::{Cluster, Observed, PeerAnswer};
+use crate::observed::{Cluster, Observed, PeerAnswer, Poll};
 use crate::postgres::{Postgres, Running};
+use crate::right::RightToWrite;
 use crate::rule::Rule;
+use node_agent_wire::federation::OperationKind;
 use node_agent_wire::{Lsn, MemberName};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -22,8 +25,9 @@ impl Winner {
     }
 }
 
-/// How old the members' answers may be when the key is taken.
-const POLL_AGE_MAX: Duration = Duration::from_millis(1000);
+/// How old the members' answers may be when the key is taken, counted from the question. More than
+/// a silent member may take to be given up, or one that hangs would keep all others from leading.
+const POLL_AGE_MAX: Duration = Duration::from_millis(3000);
 /// Between two rounds of asking.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -40,9 +44,7 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
     if asked.is_empty() {
         return acquire("no other member may have newer data");
     }
-    let Some(poll) =
-        observed.poll.as_ref().filter(|p| observed.now.since(p.asked_at) < POLL_AGE_MAX)
-    else {
+    let Some(poll) = fresh_poll(observed) else {
         return Decision::wait(
             Rule::AskPeers,
             format!("no leader: asking {}", join(&asked)),
@@ -87,6 +89,22 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
             "a leader or standby_cluster",
         );
     }
+    if observed.start_failures > 0 {
+        return Decision::wait(
+            Rule::AwaitLeader,
+            "the cluster could not be begun here: see the log, and restart the agent to try again",
+            observed.config.timing.loop_wait,
+            "an operator, or another member that begins the cluster",
+        );
+    }
+    if !standby && let Err(blocked) = RightToWrite::check(observed) {
+        return Decision::wait(
+            Rule::AwaitLeader,
+            format!("no data directory, and this datacenter must not begin a cluster: {blocked}"),
+            observed.config.timing.loop_wait,
+            "standby_cluster in the configuration, or the right to write",
+        );
+    }
     if let Some(wait) = observer_wait(observed, cluster) {
         return wait;
     }
@@ -96,13 +114,11 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
 
 /// The key's absence is no proof that its holder has stopped (etcd#15247): wait until this node
 /// has seen no beat for the holder's TTL. A clean release, and an agent that does not beat
-/// (Patroni), need no wait.
+/// (Patroni), need no wait. Who led before or after by what this node happened to see makes no
+/// difference: it may have been cut off while the beat's writer took over.
 fn observer_wait(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
     let position = cluster.position.as_ref()?;
-    let mine = position.leader == observed.me.name;
-    let other_leader =
-        observed.observer.last_leader.as_ref().is_some_and(|l| *l != position.leader);
-    if position.released || mine || other_leader {
+    if position.released || position.leader == observed.me.name {
         return None;
     }
     let seen = observed.observer.beat_seen_at.unwrap_or(observed.started_at);
@@ -132,23 +148,14 @@ fn stand_back(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
     if observed.me.nofailover {
         return Some(not_eligible("tagged nofailover".into()));
     }
-    let failover = &cluster.failover.value;
-    if let Some(candidate) = failover.member.as_ref().filter(|c| *c != me) {
-        if may_still_come(observed, cluster, candidate) {
-            return Some(Decision::wait(
-                Rule::AwaitCandidate,
-                format!("{candidate} is the candidate of a switchover"),
-                POLL_PAUSE,
-                "the candidate",
-            ));
-        }
-    } else if failover.leader.as_ref() == Some(me) && failover.member.is_none() {
-        return Some(Decision::wait(
-            Rule::AwaitCandidate,
-            "this node gave the leadership up for a switchover",
-            observed.config.timing.loop_wait,
-            "another leader",
-        ));
+    if let Some(wait) = give_way(observed, cluster) {
+        return Some(wait);
+    }
+    if let Some(last) = only_witness(observed, cluster) {
+        return Some(not_eligible(format!(
+            "fenced for a switchover, and only {last} knows where its WAL ended: start it, or: \
+             federator abort"
+        )));
     }
     let sync = &cluster.sync.value;
     if sync.active() && !sync.covers(me) {
@@ -170,13 +177,54 @@ fn stand_back(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
     None
 }
 
-/// A named candidate has the way as long as its member key is there and it has not refused.
+/// A switchover is under way, and this node lets the candidate go first; without a named one, the
+/// leader that gave up lets everybody else.
+fn give_way(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
+    let failover = &cluster.failover.value;
+    let me = &observed.me.name;
+    let why = match &failover.member {
+        Some(candidate) if candidate != me && may_still_come(observed, cluster, candidate) => {
+            format!("{candidate} is the candidate of a switchover")
+        }
+        None if failover.leader.as_ref() == Some(me)
+            && cluster.members.keys().any(|m| m != me && may_still_come(observed, cluster, m)) =>
+        {
+            "this node gave the leadership up for a switchover".to_owned()
+        }
+        Some(_) | None => return None,
+    };
+    let wait = Decision::wait(Rule::AwaitCandidate, why, POLL_PAUSE, "the candidate");
+    Some(wait.tend(Tend::AskPeers))
+}
+
+/// A candidate has the way as long as its member key is there, it answers when asked, and its time
+/// is not over.
 fn may_still_come(observed: &Observed, cluster: &Cluster, candidate: &MemberName) -> bool {
     let alive = cluster.members.get(candidate).is_some_and(|m| {
         m.data.state == node_agent_wire::member::state::RUNNING && !m.tag("nofailover")
     });
+    let silent = fresh_poll(observed)
+        .is_some_and(|poll| poll.answers.get(candidate) == Some(&PeerAnswer::Silent));
     let since = observed.observer.beat_seen_at.unwrap_or(observed.started_at);
-    alive && observed.now.since(since) < observed.config.timing.ttl * 2
+    alive && !silent && observed.now.since(since) < observed.config.timing.ttl * 2
+}
+
+fn fresh_poll(observed: &Observed) -> Option<&Poll> {
+    observed.poll.as_ref().filter(|p| observed.now.since(p.asked_at) < POLL_AGE_MAX)
+}
+
+/// While this datacenter is fenced for a planned switchover that is not committed, only the last
+/// leader can say where the WAL ended that was acknowledged (I3); in synchronous mode its
+/// synchronous standbys can, too. Nothing is lost by waiting: a fenced datacenter accepts no write
+/// anyway. A promotion promises no such thing, and takes whoever can answer.
+fn only_witness<'a>(observed: &Observed, cluster: &'a Cluster) -> Option<&'a MemberName> {
+    let record = cluster.record.get()?;
+    let planned = record.operation.as_ref().is_some_and(|o| o.kind == OperationKind::Switchover);
+    let awaited = planned && record.fence.as_ref().is_some_and(|fence| fence.ack.is_none());
+    let last = &cluster.position.as_ref()?.leader;
+    let sync = &cluster.sync.value;
+    let knows = *last == observed.me.name || (sync.active() && sync.covers(&observed.me.name));
+    (awaited && record.names_us() && !knows).then_some(last)
 }
 
 /// Every other member that may be elected: those of the DCS, and those that were there lately. In
@@ -211,10 +259,19 @@ fn better(
         PeerAnswer::Answered { in_recovery: false, .. } => {
             Some(format!("{name} still accepts writes"))
         }
-        PeerAnswer::Answered { in_recovery: true, lsn, nofailover: false, .. }
-            if *lsn > running.lsn && !manual =>
-        {
-            Some(format!("{name} is {} bytes ahead", lsn.bytes_since(running.lsn)))
+        PeerAnswer::Answered { in_recovery: true, lsn, timeline, nofailover: false } if !manual => {
+            // More WAL of an older timeline is less: the cluster has gone on from another point.
+            let theirs = timeline.unwrap_or(running.timeline);
+            match theirs.cmp(&running.timeline).then(lsn.cmp(&running.lsn)) {
+                Ordering::Greater if theirs != running.timeline => Some(format!(
+                    "{name} is on timeline {theirs}, this node on {}",
+                    running.timeline
+                )),
+                Ordering::Greater => {
+                    Some(format!("{name} is {} bytes ahead", lsn.bytes_since(running.lsn)))
+                }
+                Ordering::Equal | Ordering::Less => None,
+            }
         }
         PeerAnswer::Answered { in_recovery: true, .. } | PeerAnswer::Silent => None,
     }

@@ -8,44 +8,67 @@ use crate::promotion::{NotYet, eligible};
 use crate::right::{RightToWrite, WriteBlocked};
 use crate::rule::Rule;
 use crate::slots;
+use crate::switchover::{asked_in_pause, switchover};
 use crate::sync::{self, SyncInput, SyncStep};
 use node_agent_wire::dynamic::SynchronousMode;
-use node_agent_wire::federation::{FederationRecord, FenceAck};
+use node_agent_wire::federation::{FederationRecord, Fence, FenceAck};
 use node_agent_wire::{Lsn, MemberName, SystemId, TimelineId};
 use std::time::Duration;
 
 /// The pause while something short is under way.
-const SOON: Duration = Duration::from_millis(200);
+pub(crate) const SOON: Duration = Duration::from_millis(200);
 
 /// Decides for the holder of the leader key.
 #[must_use]
 pub fn lead(observed: &Observed, cluster: &Cluster) -> Decision {
     match RightToWrite::check(observed) {
         Err(blocked) => lead_read_only(observed, cluster, &blocked),
-        Ok(_) if cluster.config.pause => paused(observed),
+        Ok(_) if cluster.config.pause && !asked_in_pause(observed, cluster) => {
+            paused(observed, cluster)
+        }
         Ok(right) => lead_primary(observed, cluster, right),
     }
 }
 
-fn paused(observed: &Observed) -> Decision {
+fn paused(observed: &Observed, cluster: &Cluster) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
-    Decision::wait(Rule::Paused, "maintenance mode; this node leads", loop_wait, "the end of pause")
-        .tend(Tend::PublishLeader)
+    let why = "maintenance mode; this node leads";
+    let mut decision =
+        Decision::wait(Rule::Paused, why, loop_wait, "the end of pause").tend(Tend::PublishLeader);
+    if let Postgres::Running(running) = &observed.postgres {
+        if observed.request == Some(Request::Restart) {
+            return restart();
+        }
+        // Commits must not hang on a standby that has left.
+        if !running.in_recovery
+            && let Some(step) = sync_step(observed, cluster, running)
+        {
+            decision.tend.push(step);
+            decision.wake = Wake::next();
+        }
+        let slots = slots::changes(observed, cluster, running);
+        decision.tend.extend(slots.into_iter().map(Tend::Slot));
+    }
+    decision
+}
+
+fn restart() -> Decision {
+    let why = "an operator asked for a restart";
+    Decision::wait(Rule::Restart, why, Duration::ZERO, "the restart").act(Act::Restart)
+}
+
+/// The datacenter has no right to write, and PostgreSQL may be writing.
+pub(crate) fn stop_writing(blocked: &WriteBlocked) -> Decision {
+    Decision::wait(Rule::FenceDemote, blocked.to_string(), Duration::ZERO, "PostgreSQL to stop")
+        .act(Act::Demote { mode: StopMode::Fast, checkpoint: false, release: false })
 }
 
 fn lead_read_only(observed: &Observed, cluster: &Cluster, blocked: &WriteBlocked) -> Decision {
     if observed.postgres.may_write() {
-        return Decision::wait(
-            Rule::FenceDemote,
-            blocked.to_string(),
-            Duration::ZERO,
-            "PostgreSQL to stop",
-        )
-        .act(Act::Demote { mode: StopMode::Fast, checkpoint: false, release: false });
+        return stop_writing(blocked);
     }
-    if let (WriteBlocked::Superseded { dc, .. }, RecordView::Present(keyed)) =
-        (blocked, &cluster.record)
-        && let Some(decision) = adopt(observed, keyed, dc, blocked)
+    if let RecordView::Present(keyed) = &cluster.record
+        && let Some(decision) = adopt(observed, keyed, blocked)
     {
         return decision;
     }
@@ -58,9 +81,20 @@ fn lead_read_only(observed: &Observed, cluster: &Cluster, blocked: &WriteBlocked
         )
         .act(Act::AcknowledgeFence(Box::new(ack)));
     }
+    if let Postgres::Running(_) = &observed.postgres
+        && observed.request == Some(Request::Restart)
+    {
+        return restart();
+    }
     let upstream = upstream_of_standby_leader(cluster);
     if observed.postgres == Postgres::NoData {
         return lead_without_data(observed, &upstream, blocked);
+    }
+    if let Postgres::Stopped(_) = &observed.postgres
+        && observed.start_failures > 0
+        && has_others(observed, cluster)
+    {
+        return does_not_start(observed);
     }
     if unacknowledged(cluster) && !settled_for_ack(&observed.postgres) {
         // Nobody to follow before the acknowledgement: it must tell where this datacenter ended.
@@ -68,11 +102,34 @@ fn lead_read_only(observed: &Observed, cluster: &Cluster, blocked: &WriteBlocked
     }
     let steady = if upstream == Upstream::Nobody { Rule::ReadOnly } else { Rule::StandbyLeader };
     let mut decision = follow(observed, cluster, &upstream, steady);
+    decision.tend.extend(leftovers(cluster, blocked));
     decision.tend.push(Tend::PublishLeader);
     if decision.rule == Rule::ReadOnly {
         decision.why = blocked.to_string();
     }
+    if unacknowledged(cluster) && cluster.record.get().is_some_and(FederationRecord::names_us) {
+        if let (Some(end), Postgres::Running(_)) = (published_end(cluster), &observed.postgres) {
+            decision.why = format!("{blocked}; to be acknowledged when {end} is replayed here");
+        }
+        decision.wake.after = decision.wake.after.min(SOON);
+    }
     decision
+}
+
+/// What an earlier life as primary left in the DCS and a datacenter without the right to write
+/// has no use for.
+fn leftovers(cluster: &Cluster, blocked: &WriteBlocked) -> Vec<Tend> {
+    let mut tend = Vec::new();
+    if !cluster.failover.value.is_empty() {
+        let over = cluster.failover.revision;
+        let why = format!("switchovers are for the primary's datacenter only: {blocked}");
+        tend.push(Tend::ClearFailover { over, why });
+    }
+    // Another datacenter holds what was acknowledged: the old list only keeps nodes from leading.
+    if matches!(blocked, WriteBlocked::NamesAnother { .. }) && cluster.sync.value.active() {
+        tend.push(Tend::DeleteSync(cluster.sync.revision));
+    }
+    tend
 }
 
 fn lead_without_data(observed: &Observed, upstream: &Upstream, why: &WriteBlocked) -> Decision {
@@ -98,25 +155,44 @@ fn lead_without_data(observed: &Observed, upstream: &Upstream, why: &WriteBlocke
     .act(Act::Clone(upstream.clone()))
 }
 
-/// Takes a later epoch over into this datacenter's own record (I7).
+/// Writes what another datacenter's record says into this datacenter's own, so that it outlives
+/// the link and this agent: a later epoch is taken over (I7), a claim on the same epoch is fenced.
 fn adopt(
     observed: &Observed,
     keyed: &Keyed<FederationRecord>,
-    dc: &node_agent_wire::DcName,
     blocked: &WriteBlocked,
 ) -> Option<Decision> {
-    let peer = observed.peers.get(dc)?.known()?;
     let by = format!("agent {}", observed.me.name);
-    let record = keyed.value.superseded_by(peer, &by, observed.wall_us)?;
-    Some(
-        Decision::wait(
-            Rule::AdoptEpoch,
-            blocked.to_string(),
-            Duration::ZERO,
-            "the record to be written",
-        )
-        .act(Act::ReplaceRecord { record: Box::new(record), over: keyed.revision }),
-    )
+    let (rule, record) = match blocked {
+        WriteBlocked::Superseded { dc, .. } => {
+            let peer = observed.peers.get(dc)?.known()?;
+            (Rule::AdoptEpoch, keyed.value.superseded_by(peer, &by, observed.wall_us)?)
+        }
+        WriteBlocked::Conflict { epoch, .. } => {
+            let fence = Fence {
+                epoch: epoch.next(),
+                operation: None,
+                reason: blocked.to_string(),
+                by,
+                at_us: observed.wall_us,
+                ack: None,
+            };
+            let record = FederationRecord { fence: Some(fence), ..keyed.value.clone() };
+            (Rule::FenceConflict, record)
+        }
+        WriteBlocked::DcsUnknown
+        | WriteBlocked::RecordUnreadable(_)
+        | WriteBlocked::Fenced { .. }
+        | WriteBlocked::NamesAnother { .. }
+        | WriteBlocked::HandEdited { .. }
+        | WriteBlocked::StandbyCluster
+        | WriteBlocked::PeersNotAsked(_)
+        | WriteBlocked::ColdStart { .. }
+        | WriteBlocked::NoGrants => return None,
+    };
+    let wait =
+        Decision::wait(rule, blocked.to_string(), Duration::ZERO, "the record to be written");
+    Some(wait.act(Act::ReplaceRecord { record: Box::new(record), over: keyed.revision }))
 }
 
 fn unacknowledged(cluster: &Cluster) -> bool {
@@ -157,6 +233,13 @@ fn acknowledgement(observed: &Observed, cluster: &Cluster) -> Option<FenceAck> {
         }) => Some(ack(*checkpoint, *timeline, system_id)),
         Postgres::Running(running) if running.in_recovery => {
             let replayed = running.replay_lsn.filter(|replayed| *replayed >= running.lsn)?;
+            // A standby answers as soon as it is consistent, which may be before the end of its
+            // WAL; and another node than the last leader may never have had all of it. What was
+            // published as written before the stop must be there (I3).
+            let names_us = cluster.record.get().is_some_and(FederationRecord::names_us);
+            if names_us && published_end(cluster).is_some_and(|written| replayed < written) {
+                return None;
+            }
             Some(ack(Lsn(replayed.0.saturating_sub(1)), running.timeline, &running.system_id))
         }
         Postgres::NoData
@@ -168,24 +251,19 @@ fn acknowledgement(observed: &Observed, cluster: &Cluster) -> Option<FenceAck> {
     }
 }
 
+/// The furthest end of WAL that a leader of this datacenter published.
+fn published_end(cluster: &Cluster) -> Option<Lsn> {
+    cluster.status.optime.max(cluster.position.as_ref().and_then(|p| p.lsn))
+}
+
 fn lead_primary(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> Decision {
     match &observed.postgres {
         Postgres::NoData => begin(observed, cluster, right),
         Postgres::Stopped(control) => start_as_leader(observed, cluster, control, right),
         Postgres::Starting { since, standby, .. } => {
             let timeout = cluster.config.primary_start_timeout;
-            if !standby && observed.now.since(*since) > timeout && has_others(observed, cluster) {
-                return Decision::wait(
-                    Rule::GiveUp,
-                    format!("PostgreSQL has been starting for more than {} s", timeout.as_secs()),
-                    Duration::ZERO,
-                    "PostgreSQL to stop",
-                )
-                .act(Act::Demote {
-                    mode: StopMode::Immediate,
-                    checkpoint: false,
-                    release: true,
-                });
+            if observed.now.since(*since) > timeout && has_others(observed, cluster) {
+                return give_up_start(timeout, *standby);
             }
             let why = "this node leads; PostgreSQL is starting";
             Decision::wait(Rule::AwaitStart, why, SOON, "PostgreSQL to accept connections")
@@ -199,6 +277,15 @@ fn lead_primary(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> 
         Postgres::Running(running) if running.in_recovery => promote(observed),
         Postgres::Running(running) => hold(observed, cluster, running),
     }
+}
+
+fn give_up_start(timeout: Duration, standby: bool) -> Decision {
+    let why = format!("PostgreSQL has been starting for more than {} s", timeout.as_secs());
+    let wait = Decision::wait(Rule::GiveUp, why, Duration::ZERO, "another leader");
+    if standby {
+        return wait.act(Act::Release);
+    }
+    wait.act(Act::Demote { mode: StopMode::Immediate, checkpoint: false, release: true })
 }
 
 fn begin(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> Decision {
@@ -223,13 +310,7 @@ fn start_as_leader(
     right: RightToWrite,
 ) -> Decision {
     if observed.start_failures > 0 && has_others(observed, cluster) {
-        return Decision::wait(
-            Rule::GiveUp,
-            "PostgreSQL does not start here",
-            observed.config.timing.loop_wait,
-            "another leader",
-        )
-        .act(Act::Release);
+        return does_not_start(observed);
     }
     if !control.was_primary() {
         return follow(observed, cluster, &Upstream::Nobody, Rule::StartStandby);
@@ -241,6 +322,11 @@ fn start_as_leader(
         "PostgreSQL to accept connections",
     )
     .act(Act::StartPrimary(right))
+}
+
+fn does_not_start(observed: &Observed) -> Decision {
+    let (why, loop_wait) = ("PostgreSQL does not start here", observed.config.timing.loop_wait);
+    Decision::wait(Rule::GiveUp, why, loop_wait, "another leader").act(Act::Release)
 }
 
 fn has_others(observed: &Observed, cluster: &Cluster) -> bool {
@@ -286,16 +372,19 @@ fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
     )
     .tend(Tend::PublishLeader);
     if observed.request == Some(Request::Restart) {
-        decision.rule = Rule::Restart;
-        decision.why = "an operator asked for a restart".to_owned();
-        return decision.act(Act::Restart);
+        return restart().tend(Tend::PublishLeader);
     }
     match sync_step(observed, cluster, running) {
         Some(step) => {
             decision.tend.push(step);
             decision.wake = Wake::next();
         }
-        None => decision.tend.push(Tend::ApplySettings),
+        None => {
+            decision.tend.push(Tend::ApplySettings);
+            if awaits_sync(cluster, running) {
+                decision.wake.after = decision.wake.after.min(SOON);
+            }
+        }
     }
     decision.tend.extend(slots::changes(observed, cluster, running).into_iter().map(Tend::Slot));
     decision
@@ -339,6 +428,14 @@ fn sync_step(observed: &Observed, cluster: &Cluster, running: &Running) -> Optio
     }
 }
 
+/// A standby is waited for by PostgreSQL and has not caught up yet: `/sync` is to name it soon.
+fn awaits_sync(cluster: &Cluster, running: &Running) -> bool {
+    let wanted = usize::try_from(cluster.config.synchronous_node_count.max(1)).unwrap_or(1);
+    let possible = sync_candidates(cluster, running).len().min(wanted);
+    cluster.config.effective_sync_mode() != SynchronousMode::Off
+        && cluster.sync.value.sync_standby.len() < possible
+}
+
 /// Members that stream to this primary and may be synchronous, the most advanced first.
 fn sync_candidates(cluster: &Cluster, running: &Running) -> Vec<MemberName> {
     let mut streaming: Vec<(Lsn, MemberName)> = running
@@ -356,54 +453,4 @@ fn sync_candidates(cluster: &Cluster, running: &Running) -> Vec<MemberName> {
         .collect();
     streaming.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     streaming.into_iter().map(|(_, name)| name).collect()
-}
-
-fn switchover(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
-    let request = &cluster.failover.value;
-    let refuse = |why: String| {
-        Decision::wait(Rule::SwitchoverRefused, why.clone(), SOON, "the request to be cleared")
-            .tend(Tend::ClearFailover { over: cluster.failover.revision, why })
-            .tend(Tend::PublishLeader)
-    };
-    if let Some(leader) = request.leader.as_ref().filter(|l| **l != observed.me.name) {
-        return refuse(format!(
-            "the switchover names {leader} as leader, the leader is {}",
-            observed.me.name
-        ));
-    }
-    if request.member.as_ref() == Some(&observed.me.name) {
-        return refuse("the switchover's candidate leads already".into());
-    }
-    if request.scheduled_at.is_some() {
-        return refuse("scheduled switchovers are not carried out by this version".into());
-    }
-    let ready = ready_candidates(cluster, running, request.leader.is_some());
-    let named = request.member.as_ref();
-    if named.is_some_and(|n| !ready.contains(n)) || ready.is_empty() {
-        let who = named.map_or("no member", MemberName::as_str);
-        return refuse(format!(
-            "{who} is not ready to take over: not streaming, or not synchronous"
-        ));
-    }
-    let to = named.map_or_else(|| "the best standby".to_owned(), ToString::to_string);
-    Decision::wait(Rule::Switchover, format!("switchover to {to}"), Duration::ZERO, "the shutdown")
-        .act(Act::Demote { mode: StopMode::Fast, checkpoint: true, release: true })
-}
-
-fn ready_candidates(cluster: &Cluster, running: &Running, planned: bool) -> Vec<MemberName> {
-    let sync = &cluster.sync.value;
-    running
-        .senders
-        .iter()
-        .filter(|s| s.state == "streaming")
-        .filter_map(|s| {
-            cluster
-                .members
-                .values()
-                .find(|m| m.name.as_str().eq_ignore_ascii_case(&s.application_name))
-        })
-        .filter(|m| !m.tag("nofailover"))
-        .filter(|m| !planned || !sync.active() || sync.covers(&m.name))
-        .map(|m| m.name.clone())
-        .collect()
 }

@@ -19,6 +19,7 @@ pub mod promotion;
 pub mod right;
 pub mod rule;
 pub mod slots;
+mod switchover;
 pub mod sync;
 pub mod time;
 

@@ -38,7 +38,7 @@ rules! {
         "Wait for it.";
     DataUnreadable = 30, "data-unreadable",
         "The data directory is there but can't be used.",
-        "Nothing is touched; an operator must look.";
+        "Nothing is touched and the leader key is released; an operator must look.";
     ForeignSystem = 31, "foreign-system",
         "The data directory belongs to another database system than `initialize` says.",
         "The node takes no part; an operator must decide.";
@@ -48,8 +48,11 @@ rules! {
     AdoptEpoch = 50, "adopt-epoch",
         "Another datacenter's record is at a later epoch, and this one's still names us as primary.",
         "This datacenter's record takes the later epoch over, with a fence.";
+    FenceConflict = 51, "fence-conflict",
+        "Another datacenter claims the same epoch for itself.",
+        "A fence is written into this datacenter's record, so that the claim can't come back.";
     FenceDemote = 110, "fence-demote",
-        "The leader is primary and has no right to write: a fence, another primary datacenter, a later epoch or standby_cluster.",
+        "PostgreSQL accepts writes and the datacenter has no right to: a fence, another primary datacenter, a later epoch or standby_cluster.",
         "Clean shutdown, so that everything acknowledged is shipped; then read-only.";
     FenceAcknowledge = 111, "fence-acknowledge",
         "A fence is set and the leader has stopped writing.",

@@ -1,0 +1,206 @@
+//! What a scenario says of this node and its PostgreSQL.
+
+use super::healthy::{NOW, ago, control, receiver, sender, slot, standby};
+use super::words::{Words, duration, history, items, lsn, upstream};
+use node_agent_core::divergence::SourceHistory;
+use node_agent_core::observed::{Job, JobKind, Lease, Observed, Request};
+use node_agent_core::postgres::{
+    ControlData, ControlState, Postgres, Running, SlotFact, Walsender,
+};
+use node_agent_wire::{Lsn, SystemId, TimelineId};
+use std::time::Duration;
+
+/// Applies the key when it is one of these; `false` when not.
+pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, String> {
+    match key {
+        "me" => me(observed, value)?,
+        "lease" => {
+            observed.lease = match value {
+                "held" => Lease { held_until: Some(NOW + Duration::from_secs(25)) },
+                "none" => Lease { held_until: None },
+                "over" => Lease { held_until: Some(ago(Duration::from_secs(1))) },
+                time => Lease { held_until: Some(NOW + duration(time)?) },
+            }
+        }
+        "postgres" => observed.postgres = postgres(value)?,
+        "senders" => running(observed)?.senders = list(value, sender_of)?,
+        "slots" => running(observed)?.slots = list(value, slot_of)?,
+        "receiver" => {
+            running(observed)?.receiver = (value != "none").then(|| receiver(value));
+        }
+        "sync names" => running(observed)?.sync_names = value.trim_matches('\'').to_owned(),
+        "sync names set at" => observed.sync_names_set_at = Some(lsn(value)?),
+        "own history" => {
+            observed.own_history = (value != "none").then(|| history(value)).transpose()?;
+        }
+        "following" => {
+            observed.following = (value != "unknown").then(|| upstream(value));
+        }
+        "source" => observed.source = Some(source(value)?),
+        "job" => observed.job = Some(job(value)?),
+        "start failures" => {
+            observed.start_failures = value.parse().map_err(|_| "not a number")?;
+        }
+        "stand back" => observed.stand_back_until = Some(NOW + duration(value)?),
+        "request" if value == "restart" => observed.request = Some(Request::Restart),
+        "agent started" => observed.started_at = ago(duration(value)?),
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    items(text).map(read).collect()
+}
+
+fn running(observed: &mut Observed) -> Result<&mut Running, String> {
+    match &mut observed.postgres {
+        Postgres::Running(running) => Ok(running),
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => Err("PostgreSQL does not run in this scenario".into()),
+    }
+}
+
+/// `pg2 [nofailover] [may_bootstrap]`.
+fn me(observed: &mut Observed, text: &str) -> Result<(), String> {
+    let mut words = Words::of(text);
+    observed.me.name = words.next()?.into();
+    observed.me.nofailover = words.flag("nofailover");
+    observed.me.may_bootstrap = words.flag("may_bootstrap");
+    words.end()
+}
+
+fn postgres(text: &str) -> Result<Postgres, String> {
+    let mut words = Words::of(text);
+    Ok(match words.next()? {
+        "no" if words.next()? == "data" => Postgres::NoData,
+        "unreadable" => Postgres::Unreadable(words.rest()),
+        "stopped" => Postgres::Stopped(control_of(words)?),
+        "running" => Postgres::Running(Box::new(running_of(words)?)),
+        "starting" => {
+            let standby = words.next()? == "standby";
+            let since = ago(duration(words.next()?)?);
+            Postgres::Starting { since, standby, control: control_of(words)? }
+        }
+        "unresponsive" => {
+            let writable = words.flag("writable");
+            words.end()?;
+            Postgres::Unresponsive { since: ago(Duration::from_secs(3)), writable }
+        }
+        other => return Err(format!("unknown state {other}")),
+    })
+}
+
+/// `primary tl=1 lsn=0/3000000` or `standby tl=1 lsn=… [replayed=…] [replay=paused] [sysid=…]`.
+fn running_of(mut words: Words<'_>) -> Result<Running, String> {
+    let mut running = standby();
+    running.in_recovery = match words.next()? {
+        "primary" => false,
+        "standby" => true,
+        other => return Err(format!("unknown role {other}")),
+    };
+    running.timeline = TimelineId(words.value("tl")?.unwrap_or(1));
+    running.lsn = words.value("lsn")?.unwrap_or(running.lsn);
+    running.replay_lsn = Some(words.value("replayed")?.unwrap_or(running.lsn));
+    running.receive_lsn = Some(running.lsn);
+    running.replay_paused = words.flag("paused");
+    if let Some(id) = words.value::<String>("sysid")? {
+        running.system_id = SystemId::new(id);
+    }
+    if running.in_recovery {
+        running.receiver = Some(receiver("streaming"));
+    }
+    running.slots = vec![slot("pg1", false), slot("pg2", false), slot("pg3", false)];
+    words.end()?;
+    Ok(running)
+}
+
+/// `in_production tl=1 checkpoint=0/3000000 [recovered=0/… on=1] [norewind] [sysid=…]`.
+fn control_of(mut words: Words<'_>) -> Result<ControlData, String> {
+    let mut control = control(match words.next()? {
+        "shut_down" => ControlState::ShutDown,
+        "shut_down_in_recovery" => ControlState::ShutDownInRecovery,
+        "shutting_down" => ControlState::ShuttingDown,
+        "in_crash_recovery" => ControlState::InCrashRecovery,
+        "in_archive_recovery" => ControlState::InArchiveRecovery,
+        "in_production" => ControlState::InProduction,
+        "starting_up" => ControlState::StartingUp,
+        other => return Err(format!("unknown control state {other}")),
+    });
+    control.timeline = TimelineId(words.value("tl")?.unwrap_or(1));
+    control.checkpoint = words.value("checkpoint")?.unwrap_or(control.checkpoint);
+    control.min_recovery_end = words.value("recovered")?.unwrap_or(Lsn(0));
+    control.min_recovery_timeline = TimelineId(words.value("on")?.unwrap_or(0));
+    control.rewindable = !words.flag("norewind");
+    if let Some(id) = words.value::<String>("sysid")? {
+        control.system_id = SystemId::new(id);
+    }
+    words.end()?;
+    Ok(control)
+}
+
+/// `pg2 [sync|potential] [0/3000000] [catchup]`.
+fn sender_of(item: &str) -> Result<Walsender, String> {
+    let mut words = Words::of(item);
+    let mut sender = sender(words.next()?);
+    for state in ["sync", "potential", "quorum"] {
+        if words.flag(state) {
+            sender.sync_state = state.into();
+        }
+    }
+    if words.flag("catchup") {
+        sender.state = "catchup".into();
+    }
+    let flushed = words.rest();
+    if !flushed.is_empty() {
+        sender.flush_lsn = Some(lsn(&flushed)?);
+    }
+    Ok(sender)
+}
+
+/// `pg2 [active] [logical] [lost] [0/3000000]`.
+fn slot_of(item: &str) -> Result<SlotFact, String> {
+    let mut words = Words::of(item);
+    let mut slot = slot(words.next()?, false);
+    slot.active = words.flag("active");
+    slot.physical = !words.flag("logical");
+    if words.flag("lost") {
+        slot.wal_status = "lost".into();
+    }
+    let at = words.rest();
+    if !at.is_empty() {
+        slot.restart_lsn = Some(lsn(&at)?);
+    }
+    Ok(slot)
+}
+
+/// `pg2 2:1@0/3000000 asked 1s`, or `remote silent WHY`.
+fn source(text: &str) -> Result<SourceHistory, String> {
+    let mut words = Words::of(text);
+    let upstream = upstream(words.next()?);
+    let asked = words.time("asked")?.unwrap_or(Duration::from_millis(100));
+    let answer = match words.next()? {
+        "silent" => Err(words.rest()),
+        other => Ok(history(other)?),
+    };
+    words.end()?;
+    Ok(SourceHistory { upstream, at: ago(asked), answer })
+}
+
+fn job(text: &str) -> Result<Job, String> {
+    let mut words = Words::of(text);
+    let kind = match words.next()? {
+        "bootstrap" => JobKind::Bootstrap,
+        "clone" => JobKind::Clone,
+        "rewind" => JobKind::Rewind,
+        "demote" => JobKind::Demote,
+        "start" => JobKind::Start,
+        "promote" => JobKind::Promote,
+        "restart" => JobKind::Restart,
+        other => return Err(format!("unknown job {other}")),
+    };
+    Ok(Job { kind, since: ago(duration(words.next()?)?) })
+}

@@ -1,0 +1,80 @@
+//! A decision as the lines of a scenario.
+
+use node_agent_core::decision::{Act, Decision, Tend};
+use node_agent_core::follower::name_of;
+use node_agent_core::slots::SlotChange;
+use node_agent_wire::federation::FederationRecord;
+use node_agent_wire::status::SyncState;
+
+/// `=> NUMBER name`, the reason, the effects and the wake-up, one a line.
+pub fn decision(decision: &Decision) -> Vec<String> {
+    let mut lines = vec![
+        format!("=> {} {}", decision.rule.number(), decision.rule.name()),
+        format!("   why: {}", decision.why),
+    ];
+    lines.extend(decision.act.iter().map(|a| format!("   act: {}", act(a))));
+    lines.extend(decision.tend.iter().map(|t| format!("   tend: {}", tend(t))));
+    let (after, reason) = (decision.wake.after, decision.wake.reason);
+    lines.push(format!("   wake: {} ms, {reason}", after.as_millis()));
+    lines
+}
+
+fn act(act: &Act) -> String {
+    match act {
+        Act::Acquire(winner) => format!("acquire ({})", winner.why()),
+        Act::Release => "release".into(),
+        Act::Promote(proof) => match proof.epoch() {
+            Some(epoch) => format!("promote at epoch {epoch}"),
+            None => "promote".into(),
+        },
+        Act::StartPrimary(_) => "start primary".into(),
+        Act::Demote { mode, checkpoint, release } => format!(
+            "demote {mode:?}{}{}",
+            if *checkpoint { ", checkpoint first" } else { "" },
+            if *release { ", then release" } else { "" }
+        ),
+        Act::Initdb(_) => "initdb".into(),
+        Act::Clone(source) => format!("clone {}", name_of(source)),
+        Act::Rewind { source, timeline, fork } => {
+            format!("rewind to {} from {fork} on timeline {timeline}", name_of(source))
+        }
+        Act::AcknowledgeFence(ack) => {
+            format!("acknowledge {} on timeline {} by {}", ack.checkpoint, ack.timeline, ack.node)
+        }
+        Act::ReplaceRecord { record, over } => {
+            format!("record over revision {over}: {}", record_line(record))
+        }
+        Act::Restart => "restart".into(),
+    }
+}
+
+fn record_line(record: &FederationRecord) -> String {
+    let fence = match &record.fence {
+        Some(fence) => format!(", fence for epoch {}: {}", fence.epoch, fence.reason),
+        None => String::new(),
+    };
+    format!("epoch {} primary {}{fence}", record.epoch, record.primary)
+}
+
+fn tend(tend: &Tend) -> String {
+    match tend {
+        Tend::StartStandby(source) => format!("start standby of {}", name_of(source)),
+        Tend::Follow(source) => format!("follow {}", name_of(source)),
+        Tend::AskPeers => "ask peers".into(),
+        Tend::AskHistory(source) => format!("ask history of {}", name_of(source)),
+        Tend::Slot(SlotChange::Create(name)) => format!("create slot {name}"),
+        Tend::Slot(SlotChange::Drop(name)) => format!("drop slot {name}"),
+        Tend::Slot(SlotChange::Advance(name, to)) => format!("advance slot {name} to {to}"),
+        Tend::WriteSync { sync, over } => format!("sync over {over}: {}", sync_line(sync)),
+        Tend::DeleteSync(over) => format!("delete sync at {over}"),
+        Tend::SetSyncNames(names) => format!("sync names '{names}'"),
+        Tend::ClearFailover { over, why } => format!("clear failover at {over}: {why}"),
+        Tend::PublishLeader => "publish leader".into(),
+        Tend::ApplySettings => "apply settings".into(),
+    }
+}
+
+fn sync_line(sync: &SyncState) -> String {
+    let standbys: Vec<&str> = sync.sync_standby.iter().map(|n| n.as_str()).collect();
+    format!("leader {} standbys [{}]", sync.leader.clone().unwrap_or_default(), standbys.join(" "))
+}

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! The federation controller: collects what every datacenter says, lets `federator-core` plan, and
+//! executes the plan step by step with a journal in the DCS.
+
+pub mod cli;
+pub mod clock;
+pub mod collect;
+pub mod concurrent;
+pub mod crash;
+pub mod dcs;
+pub mod execute;
+pub mod federation;
+pub mod link;
+pub mod records;
+pub mod render;
+pub mod settings;
+pub mod sql;

@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The program `federator`: see [`federator::cli`].
+
+fn main() -> std::process::ExitCode {
+    federator::cli::main()
+}

@@ -77,7 +77,8 @@ mod tests {
     use super::*;
 
     fn map(value: Value) -> Map<String, Value> {
-        value.as_object().cloned().expect("object")
+        let Value::Object(object) = value else { panic!("not an object") };
+        object
     }
 
     #[test]

@@ -17,6 +17,7 @@ fn position(lsn: u64, commit_at: Option<i64>, seen: Option<PrimarySeen>, rate: u
         replay_lsn: Some(Lsn(lsn)),
         timeline: Some(TimelineId(1)),
         commit_at_us: commit_at,
+        wrote_at_us: None,
         at_us: 0,
         wal_rate_max: rate,
         primary_seen: seen,

@@ -345,3 +345,7 @@ fn slots(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut Vec<Probl
         list.push(problem(severity, format!("slot {fault} ({dc})"), next));
     }
 }
+
+#[cfg(test)]
+#[path = "topology_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@ use crate::change;
 use crate::guards::Refusal;
 use crate::inventory::Inventory;
 use node_agent_wire::DcName;
+use node_agent_wire::federation::FederationRecord;
 
 /// What the command will do, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,37 @@ pub fn plan(
             FencePlan::NothingToDo(format!("{dc} is fenced and has acknowledged"))
         }
         Some(_) | None => FencePlan::Do(format!(
-            "fence {dc}: its primary stops, nobody can write until it is lifted or another datacenter is promoted"
+            "fence {dc}: its primary stops, and nobody can write until the fence is lifted or \
+             another datacenter is promoted"
         )),
     })
+}
+
+/// The record whose epoch an operator may confirm after a cold start.
+///
+/// # Errors
+/// The datacenter is not the primary one, is fenced, or another one knows a later epoch.
+pub fn confirmable<'i>(
+    inventory: &'i Inventory,
+    dc: &DcName,
+) -> Result<&'i FederationRecord, Refusal> {
+    if !inventory.sites.contains_key(dc) {
+        return Err(unknown_dc(inventory, dc));
+    }
+    let record = record_of(inventory, dc)?;
+    no_operation(inventory)?;
+    if let Some(newest) = inventory.newest().filter(|n| n.epoch > record.epoch) {
+        return Err(Refusal::Disagreement {
+            detail: format!("{} is primary at epoch {}", newest.primary, newest.epoch),
+            behind: Some(dc.clone()),
+        });
+    }
+    if !record.names_us() {
+        let reason = format!("{dc} is a standby: its record names {}", record.primary);
+        return Err(Refusal::Change { reason });
+    }
+    match &record.fence {
+        Some(fence) => Err(Refusal::Fenced { dc: dc.clone(), reason: fence.reason.clone() }),
+        None => Ok(record),
+    }
 }

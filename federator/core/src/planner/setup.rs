@@ -191,7 +191,7 @@ fn rewindable(list: &mut Checklist, primary: &DcName, source: &DcView) {
             match &sql.replication_login_error {
                 None => list.ok("replication login", format!("works on {primary}")),
                 Some(why) => {
-                    list.warn("replication login", format!("could not be tried from here: {why}"))
+                    list.warn("replication login", format!("could not be tried from here: {why}"));
                 }
             }
         }

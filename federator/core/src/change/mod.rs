@@ -5,10 +5,14 @@
 //! so a compare-and-set lets only one of them happen. The fence of the former primary is lifted
 //! only by who holds an [`AbortBegun`], the proof that the commit can no longer happen.
 
+mod by_hand;
+
+pub use by_hand::{confirm, operator_fence, operator_lift};
+
 use crate::evidence::FencingEvidence;
 use node_agent_wire::federation::{
-    Claim, Confirmation, DcEntry, FederationRecord, Fence, JournalEntry, Operation, OperationKind,
-    Phase, Policies, RECORD_VERSION, RecordRule,
+    Claim, DcEntry, FederationRecord, Fence, JournalEntry, Operation, OperationKind, Phase,
+    Policies, RECORD_VERSION, RecordRule,
 };
 use node_agent_wire::{DcName, Epoch, OperationId};
 use std::collections::BTreeMap;
@@ -218,13 +222,31 @@ pub fn take(record: &FederationRecord, operation: &Operation) -> Change {
     checked(record, FederationRecord { operation: Some(operation.clone()), ..record.clone() })
 }
 
-/// Removes the operation: at its end, or as the way back from a half-finished take.
+/// Makes sure that the record still holds the operation: for who resumes it.
 ///
 /// # Errors
-/// A rule of the record.
+/// The operation is gone, or turned back.
+pub fn taken(record: &FederationRecord, id: &OperationId) -> Change {
+    match ours(record, id)?.phase {
+        Phase::Running | Phase::Committed => Ok(None),
+        Phase::Aborting => Err(ChangeError::Aborting { operation: id.clone() }),
+    }
+}
+
+/// Removes the operation: at its end, or as the way back from a half-finished take. Where its own
+/// fence keeps the datacenter from writing, [`turn_back`], [`follow`] or [`supersede`] come first:
+/// a fence that no operation holds can be lifted by hand.
+///
+/// # Errors
+/// The operation's fence is still there.
 pub fn release(record: &FederationRecord, id: &OperationId) -> Change {
     if ours(record, id).is_err() {
         return Ok(None);
+    }
+    let fence = record.fence.as_ref().filter(|f| f.operation.as_ref() == Some(id));
+    if let Some(fence) = fence.filter(|_| record.names_us()) {
+        let reason = fence.reason.clone();
+        return Err(ChangeError::Fenced { dc: record.dc.clone(), reason });
     }
     checked(record, FederationRecord { operation: None, ..record.clone() })
 }
@@ -258,50 +280,6 @@ pub fn fence(record: &FederationRecord, operation: &Operation, now_us: i64) -> C
         ack: None,
     };
     checked(record, FederationRecord { fence: Some(fence), ..record.clone() })
-}
-
-/// Fences the primary datacenter by an operator's hand.
-///
-/// # Errors
-/// An operation is in progress, or the datacenter is not the primary one by its own record.
-pub fn operator_fence(record: &FederationRecord, by: &str, now_us: i64) -> Change {
-    if let Some(held) = &record.operation {
-        return Err(busy(record, held));
-    }
-    if !record.names_us() {
-        let (dc, primary) = (record.dc.clone(), record.primary.clone());
-        return Err(ChangeError::NotPrimary { dc, primary });
-    }
-    if record.fence.is_some() {
-        return Ok(None);
-    }
-    let fence = Fence {
-        epoch: record.epoch.next(),
-        operation: None,
-        reason: format!("fenced by {by}"),
-        by: by.to_owned(),
-        at_us: now_us,
-        ack: None,
-    };
-    checked(record, FederationRecord { fence: Some(fence), ..record.clone() })
-}
-
-/// Lifts a fence by an operator's hand.
-///
-/// # Errors
-/// An operation is in progress, or another datacenter has become primary: then only a rejoin does.
-pub fn operator_lift(record: &FederationRecord) -> Change {
-    if let Some(held) = &record.operation {
-        return Err(busy(record, held));
-    }
-    if record.fence.is_none() {
-        return Ok(None);
-    }
-    if !record.names_us() {
-        let (dc, primary) = (record.dc.clone(), record.primary.clone());
-        return Err(ChangeError::NotPrimary { dc, primary });
-    }
-    checked(record, FederationRecord { fence: None, ..record.clone() })
 }
 
 /// Whether the fence that an `acknowledged` promotion rests on is still in the former primary's
@@ -496,18 +474,5 @@ pub fn merge_journal(journal: &mut Vec<JournalEntry>, entries: &[JournalEntry]) 
     }
 }
 
-/// Notes an operator's word that the present epoch still holds after a cold start.
-///
-/// # Errors
-/// An operation is in progress.
-pub fn confirm(record: &FederationRecord, by: &str, now_us: i64) -> Change {
-    if let Some(held) = &record.operation {
-        return Err(busy(record, held));
-    }
-    let confirmed = Some(Confirmation { epoch: record.epoch, by: by.to_owned(), at_us: now_us });
-    checked(record, FederationRecord { confirmed, ..record.clone() })
-}
-
 #[cfg(test)]
-#[path = "change_tests.rs"]
 mod tests;

@@ -1,0 +1,78 @@
+//! Goal: each thing that is wrong shows in one line with what to type. Method: a healthy federation
+//! with one thing changed.
+use super::*;
+use crate::fixture::{inventory, lose, node_mut, operation, record, record_mut, view};
+use crate::report;
+use node_agent_wire::federation::OperationKind;
+
+#[test]
+fn a_healthy_federation_has_no_problems() {
+    let inventory = inventory();
+    assert_eq!(problems(&inventory), []);
+    let report = report::status(&inventory);
+    let rows: Vec<(&str, DcRole, &str, &str)> = report
+        .datacenters
+        .iter()
+        .map(|r| (r.dc.as_str(), r.role, r.state.as_str(), r.slots.as_str()))
+        .collect();
+    assert_eq!(
+        rows,
+        [("dc1", DcRole::Primary, "writable", "ok"), ("dc2", DcRole::Standby, "streaming", "ok")]
+    );
+    let lag = report.datacenters[1].lag.unwrap();
+    assert_eq!((lag.bytes, lag.span_us, lag.age_us), (0, Some(0), 0));
+    assert_eq!(report.datacenters[0].lag, None);
+}
+
+#[test]
+fn lag_of_a_lost_primary_has_an_age() {
+    let mut inventory = inventory();
+    lose(&mut inventory, "dc1");
+    let lag = report::status(&inventory).datacenters[1].lag.unwrap();
+    assert_eq!((lag.bytes, lag.age_us), (1000, 800_000));
+}
+
+#[test]
+fn each_problem_says_what_to_type() {
+    type Case = (&'static str, &'static str, fn(&mut Inventory));
+    let cases: [Case; 11] = [
+        ("dc1 does not answer", "federator promote dc2", |i| lose(i, "dc1")),
+        ("dc2 does not answer", "check its etcd", |i| lose(i, "dc2")),
+        (
+            "dc2 is read-only: its record names dc1 as primary and standby_cluster is missing",
+            "federator rejoin dc2",
+            |i| {
+                view(i, "dc2").config.as_mut().unwrap().value.remove("standby_cluster");
+            },
+        ),
+        ("op-1 to dc2 by ann is open", "federator resume, or federator abort", |i| {
+            record_mut(i, "dc2").operation =
+                Some(operation(OperationKind::Switchover, "dc1", "dc2"));
+        }),
+        ("epoch 1 is claimed twice", "federator fence", |i| {
+            record_mut(i, "dc2").primary = "dc2".into();
+        }),
+        ("more than one datacenter accept writes", "at once", |i| {
+            node_mut(i, "dc2").writable = true;
+        }),
+        ("dc1 was left behind: dc2 is primary now", "federator rejoin dc1", |i| {
+            *record_mut(i, "dc2") = record("dc2", 2, "dc2");
+        }),
+        ("dc2 has no federation record", "federator setup", |i| view(i, "dc2").record = None),
+        ("slot dc2 missing on dc1-pg1", "wait for its agent", |i| {
+            node_mut(i, "dc1").slots.clear();
+        }),
+        ("dc1 has no leader", "agents' logs", |i| view(i, "dc1").leader = None),
+        ("does not stream from dc1; dc2-pg1: no route", "standby leader's log", |i| {
+            node_mut(i, "dc2").replication_state = String::new();
+            node_mut(i, "dc2").why = "no route".into();
+        }),
+    ];
+    for (text, next, change) in cases {
+        let mut inventory = inventory();
+        change(&mut inventory);
+        let found = problems(&inventory);
+        let hit = found.iter().find(|p| p.text.contains(text));
+        assert!(hit.is_some_and(|p| p.next.contains(next)), "{text}: {found:?}");
+    }
+}

@@ -1,0 +1,147 @@
+//! What the commands that carry out a plan have in common: the answer is shown, consent is asked,
+//! the plan is run, and the ending becomes a last line and an exit code.
+
+use super::consent::{self, Needed};
+use super::{Exit, Session};
+use crate::clock::{now_us, operation_id};
+use crate::execute::{self, Aborted, Context, Ending};
+use crate::records::UpdateError;
+use crate::render::{self, Progress};
+use federator_core::inventory::Inventory;
+use federator_core::loss;
+use federator_core::plan::Plan;
+use federator_core::planner::{Answer, Outcome, Request};
+use node_agent_wire::federation::{OperationKind, Phase};
+use std::time::Instant;
+
+/// The request of a command.
+pub(crate) fn request(session: &Session) -> Request {
+    let now_us = now_us();
+    Request {
+        id: operation_id(now_us),
+        by: session.by(),
+        now_us,
+        force: session.common.force,
+        policies: session.federation.settings.policies.clone(),
+    }
+}
+
+/// Shows what the planner answers, and carries the plan out.
+pub(crate) async fn carry_out(session: &Session, inventory: Inventory, answer: Answer) -> Exit {
+    print!("{}", render::checklist(&answer.checklist));
+    let plan = match answer.outcome {
+        Outcome::Plan(plan) => plan,
+        Outcome::NothingToDo(why) => {
+            println!("Nothing to do: {why}.");
+            return Exit::Done;
+        }
+        Outcome::Refused(refusals) => {
+            eprint!("{}", render::refusals(&refusals));
+            eprintln!("Nothing was changed.");
+            return Exit::Refused;
+        }
+    };
+    if let Err(defect) = plan.check() {
+        eprintln!("error: the plan is defective and was not begun: {defect}");
+        return Exit::Failed;
+    }
+    print!("{}", render::plan(&plan));
+    if session.common.dry_run {
+        println!("Dry run: nothing was changed.");
+        return Exit::Done;
+    }
+    let possible = plan.expected_loss.as_ref().is_some_and(loss::possible);
+    let needed = if possible { Needed::Name } else { Needed::Yes };
+    match consent::ask(session, needed) {
+        Ok(()) => execute(session, inventory, plan, Phase::Running, false).await,
+        Err(exit) => exit,
+    }
+}
+
+/// Runs a plan, from its beginning or resumed.
+pub(crate) async fn execute(
+    session: &Session,
+    inventory: Inventory,
+    plan: Plan,
+    phase: Phase,
+    resumed: bool,
+) -> Exit {
+    let progress = Progress;
+    let limits = (session.limit(), session.clone_limit());
+    let (kind, to, from) = (plan.kind, plan.to.clone(), plan.from.clone());
+    let started = Instant::now();
+    let mut context = Context::new(&session.federation, plan, inventory, &progress, limits);
+    context.resumed = resumed;
+    context.taken = resumed;
+    let ending = Box::pin(execute::run(&mut context, phase)).await;
+    let took = started.elapsed().as_millis();
+    match ending {
+        Ending::Done => {
+            println!("Done in {took} ms: {}", success(kind, &to, from.as_ref()));
+            Exit::Done
+        }
+        Ending::LeftBehind(list) => {
+            println!("Done in {took} ms: {}", success(kind, &to, from.as_ref()));
+            for dc in list {
+                println!("{dc} did not answer and does not follow yet; when it is back type:");
+                println!("    federator rejoin {dc}");
+            }
+            Exit::Partly
+        }
+        Ending::NotTaken(error) => not_taken(&error),
+        Ending::TurnedBack { why, back } => {
+            eprintln!("error: {why}");
+            turned_back(&back);
+            Exit::Aborted
+        }
+        Ending::Partly { step, why, next } => {
+            eprintln!("error: step {step}: {why}");
+            eprintln!("The operation stays open. Type: {next}");
+            Exit::Partly
+        }
+    }
+}
+
+fn not_taken(error: &execute::StepError) -> Exit {
+    eprintln!("error: {error}");
+    let refused = matches!(error, execute::StepError::Update(UpdateError::Change(_)));
+    if refused {
+        eprintln!("hint: federator status shows what is in progress");
+        Exit::Refused
+    } else {
+        Exit::Failed
+    }
+}
+
+fn success(
+    kind: OperationKind,
+    to: &node_agent_wire::DcName,
+    from: Option<&node_agent_wire::DcName>,
+) -> String {
+    match kind {
+        OperationKind::Setup => "the standby datacenters stream".into(),
+        OperationKind::Switchover => format!("{to} is the primary datacenter"),
+        OperationKind::Promotion => {
+            let from = from.map_or("DC", |dc| dc.as_str());
+            format!("{to} is the primary datacenter; when {from} is back: federator rejoin {from}")
+        }
+        OperationKind::Rejoin => format!("{to} is a standby again"),
+        OperationKind::Fence => format!("{to} is fenced"),
+    }
+}
+
+/// Says what the way back led to.
+pub(crate) fn turned_back(back: &Aborted) {
+    match back {
+        Aborted::PrimaryAgain { dc } => {
+            println!(
+                "Aborted before the commit: {dc} is the primary datacenter and accepts writes."
+            );
+        }
+        Aborted::NotWritableYet { dc, seen } => {
+            println!("Aborted before the commit: the fence of {dc} is lifted.");
+            println!("{dc} does not accept writes yet ({seen}). Look at: federator status");
+        }
+        Aborted::Closed => println!("Aborted: the operation is closed, the roles are unchanged."),
+    }
+}

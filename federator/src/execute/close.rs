@@ -1,0 +1,77 @@
+//! Ends the operation: the history in every datacenter that answers, then the copies, the one that
+//! counts last.
+
+use super::context::{Context, StepError};
+use crate::clock::now_us;
+use crate::federation::Federation;
+use crate::records::{UpdateError, append_history, need_record, update_record};
+use federator_core::change;
+use federator_core::history::{ClosedOperation, Outcome};
+use node_agent_wire::DcName;
+use node_agent_wire::federation::Operation;
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
+    context.flush().await?;
+    let to = context.plan.to.clone();
+    let record = need_record(context.federation.dcs(&to)?).await?;
+    let Some(operation) = record.operation.filter(|o| o.id == context.plan.id) else {
+        return Ok("closed already".into());
+    };
+    let pause = match context.pause {
+        (Some(fenced), Some(writable)) => {
+            i64::try_from(writable.duration_since(fenced).as_micros()).ok()
+        }
+        (_, _) => None,
+    };
+    let others: Vec<DcName> =
+        context.plan.participants().into_iter().filter(|dc| *dc != to).collect();
+    let silent = end(context.federation, &operation, &others, Outcome::Done, pause).await?;
+    Ok(if silent.is_empty() {
+        "closed everywhere".into()
+    } else {
+        let names: Vec<&str> = silent.iter().map(DcName::as_str).collect();
+        format!("closed; {} did not answer", names.join(", "))
+    })
+}
+
+/// Writes the history and removes the copies; returns the datacenters that did not answer. Only
+/// the target has to.
+pub(super) async fn end(
+    federation: &Federation,
+    operation: &Operation,
+    others: &[DcName],
+    outcome: Outcome,
+    pause_us: Option<i64>,
+) -> Result<Vec<DcName>, UpdateError> {
+    let mut silent = Vec::new();
+    let entry = ClosedOperation::new(operation, outcome, now_us(), pause_us);
+    let moved = change::moves_primary(operation.kind) && outcome == Outcome::Done;
+    let winner = match moved {
+        true => Some(need_record(federation.dcs(&operation.to)?).await?),
+        false => None,
+    };
+    for (dc, dcs) in federation.dcs.iter().filter(|(dc, _)| **dc != operation.to) {
+        if let Err(error) = append_history(dcs, &entry).await {
+            tracing::warn!(%error, "history");
+            silent.push(dc.clone());
+            continue;
+        }
+        if !others.contains(dc) {
+            continue;
+        }
+        // A former primary that does not follow yet learns of the new epoch, fenced, before the
+        // operation lets go of it.
+        update_record(dcs, |record| match &winner {
+            Some(winner) => {
+                let by = &operation.by;
+                change::supersede(record, winner, Some(&operation.id), by, now_us())
+            }
+            None => change::release(record, &operation.id),
+        })
+        .await?;
+    }
+    let dcs = federation.dcs(&operation.to)?;
+    append_history(dcs, &entry).await?;
+    update_record(dcs, |record| change::release(record, &operation.id)).await?;
+    Ok(silent)
+}

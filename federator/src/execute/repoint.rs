@@ -1,0 +1,80 @@
+//! The other datacenters follow the new primary one: their configuration first, then their record,
+//! which lifts the fence. One that does not answer is left behind and needs a rejoin.
+
+use super::context::{Context, POLL, StepError, Wait};
+use crate::federation::Federation;
+use crate::records::{UpdateError, need_record, update_config, update_record};
+use federator_core::change;
+use federator_core::configuration::{as_standby_of, with_slots};
+use node_agent_wire::DcName;
+use node_agent_wire::federation::{FederationRecord, OperationKind};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// How long a silent datacenter is waited for before it is left behind.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
+    let to = context.plan.to.clone();
+    let winner = need_record(context.federation.dcs(&to)?).await?;
+    let hosts = context.federation.cluster(&to).await?.postgres_addresses();
+    let mut list: Vec<DcName> = context.plan.followers.iter().cloned().collect();
+    // A lost primary keeps its fence until it is rejoined: its data may have diverged.
+    if context.plan.kind == OperationKind::Switchover {
+        list.extend(context.plan.from.clone());
+    }
+    let mut repointed = Vec::new();
+    for dc in list {
+        let wait = Wait::new(SILENCE_LIMIT);
+        loop {
+            match one(context, &dc, &hosts, &winner).await {
+                Ok(()) => {
+                    repointed.push(dc.to_string());
+                    break;
+                }
+                Err(UpdateError::Dcs(error)) => {
+                    let seen = error.to_string();
+                    if wait.pause(POLL, &format!("the etcd of {dc}"), &seen).await.is_err() {
+                        context.left_behind.insert(dc.clone());
+                        break;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    let behind: Vec<&str> = context.left_behind.iter().map(DcName::as_str).collect();
+    Ok(match (repointed.is_empty(), behind.is_empty()) {
+        (true, true) => "no other datacenter to repoint".into(),
+        (false, true) => format!("{} follows {to}", repointed.join(", ")),
+        (_, false) => format!("{} does not answer and is left behind", behind.join(", ")),
+    })
+}
+
+async fn one(
+    context: &Context<'_>,
+    dc: &DcName,
+    hosts: &[(String, u16)],
+    winner: &FederationRecord,
+) -> Result<(), UpdateError> {
+    configure(context.federation, dc, hosts, None).await?;
+    let dcs = context.federation.dcs(dc)?;
+    update_record(dcs, |record| change::follow(record, winner, &context.plan.id)).await?;
+    Ok(())
+}
+
+/// Makes `dc` a standby cluster of `hosts`, with slots for the other datacenters; `base` is what it
+/// begins with when it has no configuration yet.
+pub(super) async fn configure(
+    federation: &Federation,
+    dc: &DcName,
+    hosts: &[(String, u16)],
+    base: Option<&Map<String, Value>>,
+) -> Result<(), UpdateError> {
+    let (slot, slots) = (federation.slot(dc), federation.slots_on(dc));
+    update_config(federation.dcs(dc)?, |config| {
+        let before = config.or(base).cloned().unwrap_or_default();
+        with_slots(&as_standby_of(&before, hosts, &slot), &slots)
+    })
+    .await
+}

@@ -1,0 +1,71 @@
+//! Makes a datacenter a standby cluster of the primary one: a new one with a copy of the primary's
+//! configuration, a returned one as soon as none of its nodes accepts writes.
+
+use super::context::{Context, POLL, StepError, Wait};
+use super::repoint::configure;
+use crate::federation::Cluster;
+use crate::records::{need_record, read_config, update_record};
+use federator_core::change;
+use federator_core::configuration::template;
+use node_agent_wire::federation::OperationKind;
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
+    let primary = context.plan.primary.clone();
+    let federation = context.federation;
+    let hosts = federation.cluster(&primary).await?.postgres_addresses();
+    if hosts.is_empty() {
+        return Err(StepError::Missing(format!("no node of {primary} publishes an address")));
+    }
+    if context.plan.kind != OperationKind::Setup {
+        let (to, id) = (context.plan.to.clone(), context.plan.id.clone());
+        configure(federation, &to, &hosts, None).await?;
+        let winner = need_record(federation.dcs(&primary)?).await?;
+        update_record(federation.dcs(&to)?, |record| change::follow(record, &winner, &id)).await?;
+        return Ok(format!("{to} is configured to follow {primary}, its fence is lifted"));
+    }
+    let source = read_config(federation.dcs(&primary)?).await?;
+    let source = source.ok_or_else(|| {
+        StepError::Missing(format!("{primary} has no dynamic configuration to copy"))
+    })?;
+    let base = template(&source.value);
+    for dc in &context.plan.followers {
+        configure(federation, dc, &hosts, Some(&base)).await?;
+    }
+    let names: Vec<String> = context.plan.followers.iter().map(ToString::to_string).collect();
+    Ok(format!("{} is configured to follow {primary}", names.join(", ")))
+}
+
+/// Waits until no node of the returned datacenter accepts writes, by its acknowledgement or by the
+/// word of every agent there.
+pub(super) async fn demoted(context: &mut Context<'_>) -> Result<String, StepError> {
+    let to = context.plan.to.clone();
+    let wait = Wait::new(context.limit);
+    loop {
+        let record = need_record(context.federation.dcs(&to)?).await?;
+        if let Some(ack) = record.fence.as_ref().and_then(|f| f.ack.as_ref()) {
+            return Ok(format!("{} has acknowledged at {}", ack.node, ack.checkpoint));
+        }
+        let cluster = context.federation.cluster(&to).await?;
+        let open = may_write(context, &cluster).await;
+        if open.is_empty() {
+            return Ok(format!("none of {} nodes accepts writes", cluster.members.len()));
+        }
+        let what = format!("every node of {to} to be read-only");
+        wait.pause(POLL, &what, &open.join("; ")).await?;
+    }
+}
+
+/// The members that accept writes, or may.
+async fn may_write(context: &Context<'_>, cluster: &Cluster) -> Vec<String> {
+    let nodes = context.nodes(cluster).await;
+    cluster
+        .members
+        .keys()
+        .filter_map(|name| match nodes.get(name) {
+            Some(Ok(node)) if node.writable => Some(format!("{name} accepts writes")),
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(format!("{name}: {error}")),
+            None => Some(format!("{name} publishes no gRPC address")),
+        })
+        .collect()
+}

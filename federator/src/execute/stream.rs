@@ -1,0 +1,86 @@
+//! Waits until a new or returned standby datacenter streams and all its nodes run, and says what
+//! they do meanwhile.
+
+use super::context::{Context, StepError, Wait};
+use crate::records::update_record;
+use federator_core::change;
+use node_agent_wire::DcName;
+use node_agent_wire::federation::OperationKind;
+use node_agent_wire::member::state;
+use std::time::Duration;
+
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
+    let list: Vec<DcName> = match context.plan.kind {
+        OperationKind::Setup => context.plan.followers.iter().cloned().collect(),
+        OperationKind::Rejoin
+        | OperationKind::Switchover
+        | OperationKind::Promotion
+        | OperationKind::Fence => vec![context.plan.to.clone()],
+    };
+    let mut notes = Vec::new();
+    for dc in &list {
+        notes.push(until_streaming(context, dc).await?);
+        let epoch = context.plan.next_epoch;
+        let dcs = context.federation.dcs(dc)?;
+        update_record(dcs, |record| change::mark_streamed(record, epoch)).await?;
+    }
+    Ok(notes.join("; "))
+}
+
+async fn until_streaming(context: &Context<'_>, dc: &DcName) -> Result<String, StepError> {
+    let wait = Wait::new(context.clone_limit);
+    let what = format!("{dc} to stream from {}", context.plan.primary);
+    let mut printed = String::new();
+    loop {
+        let (ready, line) = look(context, dc).await;
+        if ready {
+            return Ok(format!("{dc} streams: {line}"));
+        }
+        // The position changes all the time: what is printed again is the change of a state.
+        let states: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if states != printed {
+            context.progress.say(&format!("{dc}: {line}"));
+            printed = states;
+        }
+        wait.pause(PAUSE, &what, &line).await?;
+    }
+}
+
+/// Whether the datacenter streams with all its nodes, and a line about each node.
+async fn look(context: &Context<'_>, dc: &DcName) -> (bool, String) {
+    let cluster = match context.federation.cluster(dc).await {
+        Ok(cluster) => cluster,
+        Err(error) => return (false, error.to_string()),
+    };
+    let nodes = context.nodes(&cluster).await;
+    let mut ready = cluster.leader.is_some() && !cluster.members.is_empty();
+    let mut words = Vec::new();
+    for (name, member) in &cluster.members {
+        let leads = cluster.leader.as_ref() == Some(name);
+        match nodes.get(name) {
+            Some(Ok(node)) => {
+                let streams = node.replication_state == "streaming";
+                let runs = node.state == state::RUNNING && !node.writable;
+                ready &= runs && (streams || !leads);
+                let doing = if runs && streams { "streaming" } else { &node.state };
+                let why = if runs || node.why.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", node.why)
+                };
+                words.push(format!("{name} {doing} {}{why}", node.lsn));
+            }
+            Some(Err(_)) | None => {
+                ready = false;
+                words.push(format!("{name} {}, its agent does not answer", member.data.state));
+            }
+        }
+    }
+    if words.is_empty() {
+        words.push("no member has registered yet".into());
+    }
+    (ready, words.join(", "))
+}

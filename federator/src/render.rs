@@ -1,0 +1,224 @@
+//! What people read: tables, checklists, plans and progress lines.
+
+use crate::clock::moment;
+use comfy_table::{ContentArrangement, Table, presets};
+use federator_core::guards::{Checklist, Refusal, Verdict};
+use federator_core::history::{ClosedOperation, Outcome};
+use federator_core::plan::Plan;
+use federator_core::planner::promotion::describe;
+use federator_core::report::{DcRow, Lag, StatusReport};
+use federator_core::topology::Severity;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Where progress lines go: standard output, one line a step.
+#[derive(Debug, Default)]
+pub struct Progress;
+
+impl Progress {
+    fn line(text: &str) {
+        let mut out = std::io::stdout().lock();
+        // A closed pipe must not stop an operation half-way.
+        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    }
+
+    /// A step is done.
+    pub fn step(&self, index: usize, count: usize, name: &str, took: Duration, note: &str) {
+        Self::line(&format!(
+            "  {index}/{count} {name:<10} ok     {:>6} ms  {note}",
+            took.as_millis()
+        ));
+    }
+
+    /// A step failed.
+    pub fn failed(
+        &self,
+        index: usize,
+        count: usize,
+        name: &str,
+        took: Duration,
+        error: &dyn std::error::Error,
+    ) {
+        let took = took.as_millis();
+        Self::line(&format!("  {index}/{count} {name:<10} failed {took:>6} ms  {error}"));
+    }
+
+    /// Anything else.
+    pub fn say(&self, text: &str) {
+        Self::line(&format!("      {text}"));
+    }
+}
+
+/// A checklist, one line a check.
+#[must_use]
+pub fn checklist(list: &Checklist) -> String {
+    let mut out = String::new();
+    for finding in &list.0 {
+        let (verdict, text) = match &finding.verdict {
+            Verdict::Ok(note) => ("ok", note.clone()),
+            Verdict::Warning(note) => ("warning", note.clone()),
+            Verdict::Refused(refusal) => ("refused", refusal.to_string()),
+        };
+        let _ = writeln!(out, "  {verdict:<8} {:<18} {text}", finding.check);
+    }
+    out
+}
+
+/// The refusals with their hints, PostgreSQL style.
+#[must_use]
+pub fn refusals(list: &[Refusal]) -> String {
+    let mut out = String::new();
+    for refusal in list {
+        let _ = writeln!(out, "refused: {refusal}");
+        if let Refusal::NoEvidence { missing, .. } = refusal {
+            for line in missing {
+                let _ = writeln!(out, "detail: {line}");
+            }
+        }
+        let hint = refusal.hint();
+        if !hint.is_empty() {
+            let _ = writeln!(out, "hint: {hint}");
+        }
+    }
+    out
+}
+
+/// A plan.
+#[must_use]
+pub fn plan(plan: &Plan) -> String {
+    let mut out = String::new();
+    let _ = writeln!(
+        out,
+        "Plan {}: {} of {} (epoch {}, then {})",
+        plan.id, plan.kind, plan.to, plan.parent.epoch, plan.next_epoch
+    );
+    for (index, step) in plan.steps.iter().enumerate() {
+        let undo = match (&step.undo, step.past_commit) {
+            (_, true) => "  [only forward]".to_owned(),
+            (Some(undo), false) => format!("  [undo: {undo}]"),
+            (None, false) => String::new(),
+        };
+        let name = step.kind.name();
+        let _ = writeln!(out, "  {}. {name:<10} {}{undo}", index + 1, step.effect);
+    }
+    if let Some(evidence) = &plan.evidence {
+        let _ = writeln!(out, "Evidence: {}", evidence.name());
+    }
+    if let Some(loss) = &plan.expected_loss {
+        let _ = writeln!(out, "Possible loss: {}", describe(loss));
+    }
+    out
+}
+
+fn seconds(us: i64) -> String {
+    format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000)
+}
+
+/// Bytes as PostgreSQL writes them.
+#[must_use]
+pub fn bytes(count: u64) -> String {
+    match count {
+        0..10_240 => format!("{count} B"),
+        10_240..10_485_760 => format!("{} kB", count >> 10),
+        10_485_760..10_737_418_240 => format!("{} MB", count >> 20),
+        _ => format!("{} GB", count >> 30),
+    }
+}
+
+fn lag(lag: &Lag) -> String {
+    let span = lag.span_us.map_or("?".into(), seconds);
+    let age =
+        if lag.age_us > 0 { format!(" ({} ago)", seconds(lag.age_us)) } else { String::new() };
+    format!("{} / {span}{age}", bytes(lag.bytes))
+}
+
+fn cells(row: &DcRow) -> [String; 9] {
+    [
+        row.dc.to_string(),
+        row.role.as_str().to_owned(),
+        row.epoch.map_or("-".into(), |epoch| epoch.to_string()),
+        row.leader.clone().unwrap_or_else(|| "-".into()),
+        row.state.clone(),
+        row.lag.as_ref().map_or("-".into(), lag),
+        row.sync.clone(),
+        row.slots.clone(),
+        row.fence.clone(),
+    ]
+}
+
+/// The status: one table, then every problem with what to type next.
+#[must_use]
+pub fn status(report: &StatusReport) -> String {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(["DC", "Role", "Epoch", "Leader", "State", "Lag", "Sync", "Slots", "Fence"]);
+    for row in &report.datacenters {
+        table.add_row(cells(row));
+    }
+    let mut out = String::new();
+    let head = match (&report.primary, report.epoch) {
+        (Some(primary), Some(epoch)) => format!("primary {primary} since epoch {epoch}"),
+        (_, _) => "not set up".to_owned(),
+    };
+    let _ = writeln!(out, "Federation {}: {head}  ({})", report.federation, moment(report.at_us));
+    let _ = writeln!(out, "{table}");
+    if report.problems.is_empty() {
+        let _ = writeln!(out, "No problems found.");
+    }
+    for problem in &report.problems {
+        let mark = match problem.severity {
+            Severity::Critical => "CRITICAL",
+            Severity::Warning => "WARNING",
+            Severity::Notice => "notice",
+        };
+        let _ = writeln!(out, "{mark}: {}", problem.text);
+        let _ = writeln!(out, "    next: {}", problem.next);
+    }
+    out
+}
+
+/// The closed operations, oldest first.
+#[must_use]
+pub fn history(entries: &[ClosedOperation]) -> String {
+    if entries.is_empty() {
+        return "No operation has been closed yet.\n".into();
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header([
+            "Closed",
+            "Operation",
+            "From",
+            "To",
+            "Epoch",
+            "Outcome",
+            "Took",
+            "Write pause",
+            "Evidence",
+            "By",
+        ]);
+    for entry in entries {
+        let outcome = match entry.outcome {
+            Outcome::Done => "done",
+            Outcome::Aborted => "aborted",
+        };
+        table.add_row([
+            moment(entry.closed_at_us),
+            entry.kind.to_string(),
+            entry.from.as_ref().map_or("-".into(), ToString::to_string),
+            entry.to.to_string(),
+            entry.epoch.to_string(),
+            outcome.to_owned(),
+            seconds(entry.closed_at_us.saturating_sub(entry.started_at_us).max(0)),
+            entry.write_pause_us.map_or("-".into(), |us| format!("{} ms", us / 1000)),
+            entry.evidence.as_ref().map_or("-", |e| e.name()).to_owned(),
+            entry.by.clone(),
+        ]);
+    }
+    format!("{table}\n")
+}

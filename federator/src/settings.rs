@@ -1,0 +1,404 @@
+//! The settings file of the federator. Unknown keys are refused with their path; secrets come from
+//! files or the environment and are never printed.
+
+use config::{Config, Map, Source, Value as ConfigValue, ValueKind};
+use node_agent_wire::federation::Policies;
+use node_agent_wire::{DcName, SlotName, yaml};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Settings that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file can't be read.
+    #[error("could not read the settings file {file}: {source}")]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not YAML.
+    #[error("settings file {file}: {source}")]
+    Yaml {
+        /// Which.
+        file: PathBuf,
+        /// Where and why.
+        source: yaml::YamlError,
+    },
+    /// A key that nobody reads.
+    #[error("settings file {file}: unknown key {path}; known here: {known}")]
+    UnknownKey {
+        /// Which file.
+        file: PathBuf,
+        /// The key with its path.
+        path: String,
+        /// What may stand there.
+        known: String,
+    },
+    /// A value of the wrong kind, or a missing one.
+    #[error("settings file {file}: {why}")]
+    Shape {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong where.
+        why: String,
+    },
+    /// A value that makes no sense.
+    #[error("settings file {file}: {path}: {why}")]
+    Value {
+        /// Which file.
+        file: PathBuf,
+        /// The key with its path.
+        path: String,
+        /// What is wrong, with an example.
+        why: String,
+    },
+}
+
+/// A password. Printing it shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The password itself, for the connection only.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// A user with a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub username: String,
+    /// Their password.
+    pub password: Secret,
+}
+
+/// Certificates for the agents' gRPC.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Tls {
+    /// PEM: the authority that agents' certificates come from.
+    pub cafile: PathBuf,
+    /// PEM: our certificate.
+    pub certfile: PathBuf,
+    /// PEM: its key.
+    pub keyfile: PathBuf,
+}
+
+/// One datacenter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datacenter {
+    /// Patroni's `scope`.
+    pub scope: String,
+    /// Patroni's `namespace`.
+    pub namespace: String,
+    /// etcd's client endpoints.
+    pub etcd: Vec<String>,
+    /// The slot that it uses on the primary datacenter.
+    pub slot: SlotName,
+}
+
+/// The settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The federation's name.
+    pub federation: String,
+    /// Its datacenters.
+    pub datacenters: BTreeMap<DcName, Datacenter>,
+    /// For SQL on the leaders.
+    pub superuser: Login,
+    /// For the test of the replication login.
+    pub replication: Login,
+    /// What the federation agrees on.
+    pub policies: Policies,
+    /// For gRPC; plain on loopback without.
+    pub tls: Option<Tls>,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    federation: String,
+    datacenters: BTreeMap<String, RawDatacenter>,
+    credentials: RawCredentials,
+    #[serde(default)]
+    policies: RawPolicies,
+    tls: Option<Tls>,
+}
+
+#[derive(Deserialize)]
+struct RawDatacenter {
+    scope: String,
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    etcd: Vec<String>,
+}
+
+fn default_namespace() -> String {
+    "/service".to_owned()
+}
+
+#[derive(Deserialize)]
+struct RawCredentials {
+    superuser: RawLogin,
+    replication: RawLogin,
+}
+
+#[derive(Deserialize)]
+struct RawLogin {
+    username: String,
+    password_file: Option<PathBuf>,
+    password_env: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawPolicies {
+    cold_start_after: Option<String>,
+    switchover_lag_max: Option<String>,
+    keep_divergent_wal: Option<bool>,
+}
+
+const LOGIN: &[&str] = &["username", "password_file", "password_env"];
+/// What may stand where; `*` is any name.
+const KNOWN: [(&str, &[&str]); 8] = [
+    ("", &["federation", "datacenters", "credentials", "policies", "tls"]),
+    ("datacenters.*", &["scope", "namespace", "etcd"]),
+    ("credentials", &["superuser", "replication"]),
+    ("credentials.superuser", LOGIN),
+    ("credentials.replication", LOGIN),
+    ("policies", &["cold_start_after", "switchover_lag_max", "keep_divergent_wal"]),
+    ("tls", &["cafile", "certfile", "keyfile"]),
+    ("datacenters", &["*"]),
+];
+
+/// Our YAML reader as a source of the `config` crate.
+#[derive(Clone, Debug)]
+struct Document {
+    file: String,
+    value: Value,
+}
+
+impl Source for Document {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, ConfigValue>, config::ConfigError> {
+        let ValueKind::Table(table) = to_config(&self.file, &self.value).kind else {
+            return Err(config::ConfigError::Message("a mapping is expected".into()));
+        };
+        Ok(table)
+    }
+}
+
+fn to_config(file: &String, value: &Value) -> ConfigValue {
+    let kind = match value {
+        Value::Null => ValueKind::Nil,
+        Value::Bool(b) => ValueKind::Boolean(*b),
+        Value::Number(n) => match (n.as_i64(), n.as_f64()) {
+            (Some(i), _) => ValueKind::I64(i),
+            (None, Some(f)) => ValueKind::Float(f),
+            (None, None) => ValueKind::String(n.to_string()),
+        },
+        Value::String(s) => ValueKind::String(s.clone()),
+        Value::Array(items) => {
+            ValueKind::Array(items.iter().map(|item| to_config(file, item)).collect())
+        }
+        Value::Object(object) => ValueKind::Table(
+            object.iter().map(|(key, item)| (key.clone(), to_config(file, item))).collect(),
+        ),
+    };
+    ConfigValue::new(Some(file), kind)
+}
+
+impl Settings {
+    /// Reads the file, and the passwords that it names.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what is expected there.
+    pub fn read(file: &Path) -> Result<Self, SettingsError> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|source| SettingsError::Read { file: file.to_owned(), source })?;
+        Self::parse(file, &text, |name| std::env::var(name).ok())
+    }
+
+    /// Reads the text; `environment` looks up variables.
+    ///
+    /// # Errors
+    /// What is wrong, where, and what is expected there.
+    pub fn parse(
+        file: &Path,
+        text: &str,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, SettingsError> {
+        let value = yaml::parse(text)
+            .map_err(|source| SettingsError::Yaml { file: file.to_owned(), source })?;
+        unknown_keys(file, &value)?;
+        let shape = |why: config::ConfigError| SettingsError::Shape {
+            file: file.to_owned(),
+            why: why.to_string(),
+        };
+        let raw: Raw = Config::builder()
+            .add_source(Document { file: file.display().to_string(), value })
+            .build()
+            .and_then(Config::try_deserialize)
+            .map_err(shape)?;
+        let at = |path: &str, why: String| SettingsError::Value {
+            file: file.to_owned(),
+            path: path.to_owned(),
+            why,
+        };
+        let name = |path: &str, name: &str| match name {
+            "" => Err(at(path, "a name is expected".into())),
+            name if name.contains(['/', ',', ' ']) => {
+                Err(at(path, format!("\"{name}\" may not contain a slash, comma or blank")))
+            }
+            _ => Ok(()),
+        };
+        name("federation", &raw.federation)?;
+        let mut datacenters = BTreeMap::new();
+        for (dc, entry) in raw.datacenters {
+            let path = format!("datacenters.{dc}");
+            name(&path, &dc)?;
+            name(&format!("{path}.scope"), &entry.scope)?;
+            if entry.etcd.is_empty() || entry.etcd.iter().any(String::is_empty) {
+                let why = "at least one endpoint is expected, as in [\"10.0.0.1:2379\"]";
+                return Err(at(&format!("{path}.etcd"), why.into()));
+            }
+            let slot = SlotName::from_name(&dc);
+            let RawDatacenter { scope, namespace, etcd } = entry;
+            datacenters.insert(DcName::new(dc), Datacenter { scope, namespace, etcd, slot });
+        }
+        if datacenters.is_empty() {
+            return Err(at("datacenters", "at least one datacenter is expected".into()));
+        }
+        let login = |path: &str, raw: RawLogin| {
+            login(raw, &environment).map_err(|why| at(&format!("credentials.{path}"), why))
+        };
+        Ok(Self {
+            federation: raw.federation,
+            datacenters,
+            superuser: login("superuser", raw.credentials.superuser)?,
+            replication: login("replication", raw.credentials.replication)?,
+            policies: policies(&raw.policies)
+                .map_err(|(key, why)| at(&format!("policies.{key}"), why))?,
+            tls: raw.tls,
+        })
+    }
+}
+
+fn unknown_keys(file: &Path, value: &Value) -> Result<(), SettingsError> {
+    for (section, known) in KNOWN {
+        for (path, object) in sections(value, section) {
+            for key in object.keys() {
+                if !known.contains(&key.as_str()) && !known.contains(&"*") {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    return Err(SettingsError::UnknownKey {
+                        file: file.to_owned(),
+                        path: format!("{path}{dot}{key}"),
+                        known: known.join(", "),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The mappings that a path with wildcards leads to.
+fn sections<'v>(value: &'v Value, path: &str) -> Vec<(String, &'v serde_json::Map<String, Value>)> {
+    let mut found = vec![(String::new(), value)];
+    for part in path.split('.').filter(|part| !part.is_empty()) {
+        found = found
+            .into_iter()
+            .flat_map(|(path, value)| {
+                let object = value.as_object();
+                let entries = object.into_iter().flatten();
+                entries
+                    .filter(|(key, _)| part == "*" || part == key.as_str())
+                    .map(|(key, inner)| {
+                        let dot = if path.is_empty() { "" } else { "." };
+                        (format!("{path}{dot}{key}"), inner)
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+    }
+    found.into_iter().filter_map(|(path, value)| Some((path, value.as_object()?))).collect()
+}
+
+fn login(raw: RawLogin, environment: &impl Fn(&str) -> Option<String>) -> Result<Login, String> {
+    let password = match (raw.password_file, raw.password_env) {
+        (Some(file), None) => std::fs::read_to_string(&file)
+            .map_err(|error| format!("password_file {}: {error}", file.display()))?
+            .trim_end_matches(['\n', '\r'])
+            .to_owned(),
+        (None, Some(name)) => environment(&name)
+            .ok_or_else(|| format!("password_env: the variable {name} is not set"))?,
+        (Some(_), Some(_)) | (None, None) => {
+            return Err("exactly one of password_file and password_env is expected".into());
+        }
+    };
+    Ok(Login { username: raw.username, password: Secret(password) })
+}
+
+fn policies(raw: &RawPolicies) -> Result<Policies, (&'static str, String)> {
+    let mut policies = Policies::default();
+    if let Some(text) = &raw.cold_start_after {
+        policies.cold_start_after_s =
+            duration(text).map_err(|why| ("cold_start_after", why))?.as_secs();
+    }
+    if let Some(text) = &raw.switchover_lag_max {
+        policies.switchover_lag_bytes_max =
+            bytes(text).map_err(|why| ("switchover_lag_max", why))?;
+    }
+    if let Some(keep) = raw.keep_divergent_wal {
+        policies.keep_divergent_wal = keep;
+    }
+    Ok(policies)
+}
+
+/// A duration as people write it.
+///
+/// # Errors
+/// What is expected.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|error| format!("\"{text}\" is not a duration as in 60s or 1500ms ({error})"))
+}
+
+/// A number of bytes as PostgreSQL writes it: 1024 to the step, `B`, `kB`, `MB`, `GB`, `TB`; a bare
+/// number counts bytes.
+///
+/// # Errors
+/// What is expected.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let bad = || format!("\"{text}\" is not a number of bytes as in 64MB or 8192");
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
+    let shift = match text[digits..].trim() {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

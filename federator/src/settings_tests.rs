@@ -1,0 +1,68 @@
+use super::*;
+
+const GOOD: &str = r#"
+federation: shop
+datacenters:
+  dc1: {scope: shop-dc1, namespace: /service, etcd: ["127.20.1.1:2379"]}
+  dc.2: {scope: shop-dc2, etcd: ["a:2379", "b:2379"]}
+credentials:
+  superuser: {username: postgres, password_env: SUPER}
+  replication: {username: replicator, password_env: REPL}
+policies: {cold_start_after: 2m, switchover_lag_max: 1MB, keep_divergent_wal: false}
+"#;
+
+fn read(text: &str) -> Result<Settings, SettingsError> {
+    let environment = |name: &str| matches!(name, "SUPER" | "REPL").then(|| format!("{name}-pw"));
+    Settings::parse(Path::new("f.yml"), text, environment)
+}
+
+#[test]
+fn reads_a_whole_file() {
+    let settings = read(GOOD).unwrap();
+    let second = &settings.datacenters[&DcName::from("dc.2")];
+    assert_eq!((second.namespace.as_str(), second.etcd.len()), ("/service", 2));
+    assert_eq!(second.slot.as_str(), "dc_2");
+    assert_eq!(settings.policies.cold_start_after_s, 120);
+    assert_eq!(settings.policies.switchover_lag_bytes_max, 1 << 20);
+    assert!(!settings.policies.keep_divergent_wal);
+    assert_eq!(settings.superuser.password.expose(), "SUPER-pw");
+    assert!(!format!("{settings:?}").contains("-pw"), "a password is printed");
+}
+
+#[test]
+fn refuses_with_the_place() {
+    for (from, to, expected) in [
+        ("scope: shop-dc1", "scoop: shop-dc1", "unknown key datacenters.dc1.scoop"),
+        ("federation: shop", "federation: shop\nfoo: 1", "unknown key foo"),
+        ("password_env: SUPER", "password: x", "unknown key credentials.superuser.password"),
+        (", password_env: SUPER", "", "credentials.superuser: exactly one of"),
+        ("password_env: SUPER", "password_env: NOPE", "the variable NOPE is not set"),
+        ("password_env: SUPER", "password_file: /does/not/exist", "/does/not/exist"),
+        ("2m", "soon", "policies.cold_start_after: \"soon\" is not a duration"),
+        ("1MB", "much", "policies.switchover_lag_max: \"much\" is not a number of bytes"),
+        ("[\"127.20.1.1:2379\"]", "[]", "datacenters.dc1.etcd: at least one endpoint"),
+        ("federation: shop", "federation: a b", "federation: \"a b\" may not contain"),
+        ("federation: shop", "federation: [", "line"),
+        ("federation: shop", "", "federation"),
+    ] {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD, "{from}");
+        let error = read(&text).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("f.yml"), "{expected}: {error}");
+    }
+}
+
+#[test]
+fn sizes() {
+    for (text, expected) in [
+        ("8192", Some(8192)),
+        ("1 kB", Some(1024)),
+        ("2GB", Some(2 << 30)),
+        ("1m", None),
+        ("", None),
+        ("-1", None),
+        ("99999999999TB", None),
+    ] {
+        assert_eq!(bytes(text).ok(), expected, "{text}");
+    }
+}

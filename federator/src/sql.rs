@@ -1,0 +1,197 @@
+//! SQL on the datacenters' leaders, every statement with a deadline.
+
+use crate::concurrent::within;
+use crate::settings::Login;
+use federator_core::inventory::SqlFacts;
+use node_agent_wire::{Lsn, SystemId, TimelineId};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio_postgres::{Config, NoTls, Row};
+
+/// How long connecting may take.
+pub const CONNECT_LIMIT: Duration = Duration::from_millis(2000);
+/// How long a look at the server may take.
+pub const QUERY_LIMIT: Duration = Duration::from_millis(2000);
+
+/// A statement or a connection that failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} on {address} as {user} failed: {why}")]
+pub struct SqlError {
+    /// What was tried.
+    pub what: String,
+    /// Where.
+    pub address: String,
+    /// As whom.
+    pub user: String,
+    /// What went wrong.
+    pub why: String,
+}
+
+/// An open session. Its connection ends with it.
+pub struct Session {
+    client: tokio_postgres::Client,
+    address: String,
+    user: String,
+}
+
+/// How far a standby has replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Replayed up to here; `None` when the server is no standby.
+    pub lsn: Option<Lsn>,
+    /// The timeline that its WAL receiver receives; `None` without a WAL receiver.
+    pub timeline: Option<TimelineId>,
+}
+
+/// PostgreSQL's own words, with the detail behind the generic "db error".
+fn words(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{}: {}", db.severity(), db.message()),
+        None => {
+            let mut cause: &dyn std::error::Error = error;
+            while let Some(inner) = cause.source() {
+                cause = inner;
+            }
+            cause.to_string()
+        }
+    }
+}
+
+impl Session {
+    /// Connects.
+    ///
+    /// # Errors
+    /// No connection in time, or refused.
+    pub async fn open(host: &str, port: u16, login: &Login) -> Result<Self, SqlError> {
+        let address = format!("{host}:{port}");
+        let fail = |why: String| SqlError {
+            what: "connecting".into(),
+            address: address.clone(),
+            user: login.username.clone(),
+            why,
+        };
+        let mut config = Config::new();
+        config
+            .host(host)
+            .port(port)
+            .user(&login.username)
+            .password(login.password.expose())
+            .dbname("postgres")
+            .application_name("federator")
+            .connect_timeout(CONNECT_LIMIT);
+        let (client, connection) = within(CONNECT_LIMIT, "connecting", config.connect(NoTls))
+            .await
+            .map_err(|late| fail(late.to_string()))?
+            .map_err(|error| fail(words(&error)))?;
+        // Ends when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "SQL connection ended");
+            }
+        });
+        Ok(Self { client, address, user: login.username.clone() })
+    }
+
+    fn error(&self, what: &str, why: String) -> SqlError {
+        SqlError {
+            what: what.to_owned(),
+            address: self.address.clone(),
+            user: self.user.clone(),
+            why,
+        }
+    }
+
+    async fn one(&self, what: &str, query: &str) -> Result<Row, SqlError> {
+        within(QUERY_LIMIT, what, self.client.query_one(query, &[]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))
+    }
+
+    fn field<'r, T: tokio_postgres::types::FromSql<'r>>(
+        &self,
+        row: &'r Row,
+        name: &str,
+    ) -> Result<T, SqlError> {
+        row.try_get(name).map_err(|error| self.error("reading the answer", error.to_string()))
+    }
+
+    /// Where replay stands.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn replay(&self) -> Result<Replay, SqlError> {
+        const QUERY: &str = "SELECT pg_catalog.pg_last_wal_replay_lsn()::text AS lsn, \
+             (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) AS timeline, \
+             pg_catalog.pg_is_in_recovery() AS standby";
+        let row = self.one("reading the replay position", QUERY).await?;
+        let standby: bool = self.field(&row, "standby")?;
+        let lsn: Option<String> = self.field(&row, "lsn")?;
+        let timeline: Option<i32> = self.field(&row, "timeline")?;
+        Ok(Replay {
+            lsn: lsn.filter(|_| standby).and_then(|lsn| lsn.parse().ok()),
+            timeline: timeline.and_then(|t| u32::try_from(t).ok()).map(TimelineId),
+        })
+    }
+
+    /// What a preflight wants to know.
+    ///
+    /// # Errors
+    /// A statement failed or was late.
+    pub async fn facts(&self) -> Result<SqlFacts, SqlError> {
+        const QUERY: &str = "SELECT \
+             pg_catalog.current_setting('server_version_num')::int AS version, \
+             pg_catalog.current_setting('data_checksums') = 'on' AS checksums, \
+             pg_catalog.current_setting('wal_log_hints') = 'on' AS hints, \
+             (SELECT setting::bigint FROM pg_catalog.pg_settings \
+               WHERE name = 'recovery_min_apply_delay') AS delay, \
+             pg_catalog.pg_is_in_recovery() AND pg_catalog.pg_is_wal_replay_paused() AS paused, \
+             (SELECT status FROM pg_catalog.pg_stat_wal_receiver) AS receiver, \
+             (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) AS timeline, \
+             (SELECT system_identifier::text FROM pg_catalog.pg_control_system()) AS system";
+        const CAPACITY: &str = "SELECT name, setting::bigint AS value \
+             FROM pg_catalog.pg_settings WHERE name IN ('max_connections', \
+             'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', \
+             'max_locks_per_transaction')";
+        let row = self.one("looking at the settings", QUERY).await?;
+        let what = "looking at the capacity settings";
+        let rows = within(QUERY_LIMIT, what, self.client.query(CAPACITY, &[]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))?;
+        let mut capacity = BTreeMap::new();
+        for row in &rows {
+            capacity.insert(self.field(row, "name")?, self.field(row, "value")?);
+        }
+        let version: i32 = self.field(&row, "version")?;
+        let timeline: Option<i32> = self.field(&row, "timeline")?;
+        let system: String = self.field(&row, "system")?;
+        Ok(SqlFacts {
+            server_version: u32::try_from(version).unwrap_or(0),
+            data_checksums: self.field(&row, "checksums")?,
+            wal_log_hints: self.field(&row, "hints")?,
+            apply_delay_ms: self.field(&row, "delay")?,
+            replay_paused: self.field(&row, "paused")?,
+            receiver: self.field::<Option<String>>(&row, "receiver")?.unwrap_or_default(),
+            received_timeline: timeline.and_then(|t| u32::try_from(t).ok()).map(TimelineId),
+            system_id: SystemId::new(system),
+            capacity,
+            replication_login_error: None,
+        })
+    }
+
+    /// Writes a WAL message in a transaction and commits it: a real write that leaves nothing
+    /// behind. It is flushed here and waits for no standby.
+    ///
+    /// # Errors
+    /// The server does not accept writes, or was late.
+    pub async fn probe_write(&self) -> Result<(), SqlError> {
+        const QUERY: &str = "BEGIN; SET LOCAL synchronous_commit = local; \
+             SELECT pg_catalog.pg_logical_emit_message(true, 'federator', 'probe'); COMMIT";
+        let what = "a probe write";
+        within(QUERY_LIMIT, what, self.client.batch_execute(QUERY))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))
+    }
+}

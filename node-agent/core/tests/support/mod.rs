@@ -1,6 +1,9 @@
 //! A healthy cluster of three nodes as [`Observed`], the words of a scenario that change it, and
 //! a decision as text.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod any;
 pub mod cluster_words;
 pub mod healthy;
 pub mod node_words;

@@ -1,0 +1,430 @@
+//! Goal: what must hold of every decision, whatever the facts. Method: arbitrary facts, and each
+//! rule stated here a second time, in other words than in `src/` and without its functions.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where a fact is missing")]
+
+mod support;
+
+use node_agent_core::decide;
+use node_agent_core::decision::{Act, Decision, Tend};
+use node_agent_core::divergence::{Verdict, compare, own_end};
+use node_agent_core::observed::{Cluster, Observed, PeerAnswer, RecordView, Request};
+use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
+use node_agent_core::slots::SlotChange;
+use node_agent_core::time::Fact;
+use node_agent_wire::federation::{FederationRecord, Isolation, OperationKind};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use support::any::observed;
+
+fn dcs(o: &Observed) -> Option<&Cluster> {
+    match &o.cluster {
+        Fact::Known { value, .. } => Some(value),
+        Fact::Unknown { .. } => None,
+    }
+}
+
+fn record(cluster: &Cluster) -> Option<&FederationRecord> {
+    match &cluster.record {
+        RecordView::Present(keyed) => Some(&keyed.value),
+        RecordView::Absent | RecordView::Unreadable(_) => None,
+    }
+}
+
+/// I1 but for the lease: nothing known forbids this datacenter to accept writes.
+fn datacenter_may_write(o: &Observed, cluster: &Cluster) -> bool {
+    if cluster.config.standby_cluster.is_some() {
+        return false;
+    }
+    match &cluster.record {
+        RecordView::Absent => true,
+        RecordView::Unreadable(_) => false,
+        RecordView::Present(keyed) => {
+            let ours = &keyed.value;
+            let rival = o.peers.values().any(|fact| match fact {
+                Fact::Known { value: theirs, .. } => {
+                    theirs.federation == ours.federation
+                        && (theirs.epoch > ours.epoch
+                            || (theirs.epoch == ours.epoch && theirs.primary != ours.primary))
+                }
+                Fact::Unknown { .. } => false,
+            });
+            let by_grant = ours.members[&ours.dc].isolation == Isolation::Lease;
+            ours.primary == ours.dc && ours.fence.is_none() && !rival && !by_grant
+        }
+    }
+}
+
+/// What a datacenter that does not write must know before it begins to.
+fn start_is_confirmed(o: &Observed, cluster: &Cluster) -> bool {
+    let Some(ours) = record(cluster) else { return true };
+    let asked = ours.members.keys().filter(|dc| **dc != ours.dc).all(|dc| match o.peers.get(dc) {
+        Some(Fact::Known { .. } | Fact::Unknown { tried: true, .. }) => true,
+        Some(Fact::Unknown { tried: false, .. }) | None => false,
+    });
+    let limit = i64::try_from(ours.policies.cold_start_after_s + 1).unwrap() * 1_000_000;
+    let lately = |at: Option<i64>| at.is_some_and(|at| o.wall_us - at < limit);
+    let confirmed = ours.confirmed.as_ref().filter(|c| c.epoch == ours.epoch).map(|c| c.at_us);
+    let vouched = o.peers.values().any(|fact| match fact {
+        Fact::Known { value: theirs, .. } => {
+            (&theirs.federation, theirs.epoch, &theirs.primary)
+                == (&ours.federation, ours.epoch, &ours.dc)
+        }
+        Fact::Unknown { .. } => false,
+    });
+    let wrote = cluster.position.as_ref().and_then(|p| p.wrote_at_us);
+    asked
+        && (vouched
+            || lately(confirmed)
+            || lately(wrote)
+            || lately(ours.claim.as_ref().map(|c| c.at_us)))
+}
+
+fn leads(o: &Observed, cluster: &Cluster) -> bool {
+    let held = matches!(o.lease.held_until, Some(until) if until > o.now);
+    held && cluster.leader.as_ref().is_none_or(|l| *l == o.me.name)
+}
+
+fn writes(postgres: &Postgres) -> bool {
+    match postgres {
+        Postgres::Running(running) => !running.in_recovery,
+        Postgres::Starting { standby, .. } => !standby,
+        Postgres::Unresponsive { writable, .. } => *writable,
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Stopped(_) => false,
+    }
+}
+
+fn foreign(o: &Observed, cluster: &Cluster) -> bool {
+    let here = match &o.postgres {
+        Postgres::Running(running) => running.system_id.as_str(),
+        Postgres::Stopped(control) | Postgres::Starting { control, .. } => {
+            control.system_id.as_str()
+        }
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => return false,
+    };
+    cluster.initialize.as_deref().is_some_and(|id| !id.is_empty() && id != here)
+}
+
+fn running(o: &Observed) -> Option<&Running> {
+    match &o.postgres {
+        Postgres::Running(running) => Some(running),
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => None,
+    }
+}
+
+fn demotes(decision: &Decision) -> bool {
+    matches!(decision.act, Some(Act::Demote { .. }))
+}
+
+/// I1: nothing is made writable without the lease, the record, the peers and a fitting server.
+fn check_becoming_primary(o: &Observed, decision: &Decision) {
+    let fits = match &decision.act {
+        Some(Act::Promote(_)) => {
+            let sync = &dcs(o).unwrap().sync.value;
+            let alone = sync.leader.as_ref() == Some(&o.me.name) && sync.sync_standby.is_empty();
+            let on = dcs(o).unwrap().config.synchronous_mode
+                != node_agent_wire::dynamic::SynchronousMode::Off;
+            running(o).is_some_and(|r| r.in_recovery) && (alone || (!on && sync.leader.is_none()))
+        }
+        Some(Act::StartPrimary(_)) => matches!(
+            &o.postgres,
+            Postgres::Stopped(control) if matches!(
+                control.state,
+                ControlState::ShutDown
+                    | ControlState::ShuttingDown
+                    | ControlState::InCrashRecovery
+                    | ControlState::InProduction
+            )
+        ),
+        Some(Act::Initdb(_)) => {
+            let initialize = &dcs(o).unwrap().initialize;
+            o.postgres == Postgres::NoData
+                && initialize.as_deref().unwrap_or_default().is_empty()
+                && o.me.may_bootstrap
+        }
+        _ => return,
+    };
+    let cluster = dcs(o).expect("nobody becomes primary without the DCS");
+    assert!(leads(o, cluster), "without the lease");
+    assert!(datacenter_may_write(o, cluster), "without the right");
+    assert!(start_is_confirmed(o, cluster), "without confirmation");
+    assert!(!foreign(o, cluster) && o.job.is_none());
+    assert!(fits, "PostgreSQL or /sync does not fit");
+}
+
+/// A server that may write and must not is stopped in this pass; one that may is left alone.
+fn check_stopping(o: &Observed, decision: &Decision) {
+    if !writes(&o.postgres) {
+        assert!(!demotes(decision), "there is nothing to demote");
+        return;
+    }
+    if o.job.is_some() {
+        // Whatever runs is finished first; the lease's own deadline is the guard's.
+        assert!(decision.act.is_none());
+        return;
+    }
+    let Some(cluster) = dcs(o) else {
+        let held = matches!(o.lease.held_until, Some(until) if until > o.now);
+        assert_eq!(demotes(decision), !held);
+        return;
+    };
+    let allowed = datacenter_may_write(o, cluster);
+    let own_key = cluster.leader.as_ref() == Some(&o.me.name);
+    if foreign(o, cluster) {
+        assert!(demotes(decision));
+    } else if !allowed {
+        // A fence, another primary, a later epoch: whoever has the key, and in pause too.
+        assert!(demotes(decision), "writes without the right");
+    } else if !leads(o, cluster) && !own_key && !cluster.config.pause {
+        assert!(demotes(decision), "writes without the key");
+    } else if leads(o, cluster) && running(o).is_some() && cluster.failover.value.is_empty() {
+        assert!(!demotes(decision), "a rightful primary is stopped");
+    }
+}
+
+fn check_acquire(o: &Observed, decision: &Decision) {
+    let Some(Act::Acquire(_)) = &decision.act else { return };
+    let cluster = dcs(o).expect("the DCS is known");
+    assert!(!foreign(o, cluster) && o.job.is_none());
+    if let Some(leader) = &cluster.leader {
+        assert_eq!(*leader, o.me.name, "another leader's key");
+        return;
+    }
+    assert!(!writes(&o.postgres) && !o.me.nofailover);
+    let sync = &cluster.sync.value;
+    let named = sync.leader.iter().chain(&sync.sync_standby).any(|n| *n == o.me.name);
+    assert!(sync.leader.is_none() || named, "not synchronous");
+    if let Some(beat) = &cluster.position
+        && beat.leader != o.me.name
+        && !beat.released
+    {
+        let seen = o.observer.beat_seen_at.unwrap_or(o.started_at);
+        assert!(o.now.since(seen) >= Duration::from_millis(beat.ttl_ms), "the beat is young");
+    }
+    let Some(running) = running(o) else {
+        assert_eq!(o.postgres, Postgres::NoData);
+        assert!(cluster.initialize.as_deref().unwrap_or_default().is_empty());
+        return;
+    };
+    check_race(o, cluster, running);
+}
+
+/// The members that may know better have been asked, and none of them does.
+fn check_race(o: &Observed, cluster: &Cluster, running: &Running) {
+    let sync = &cluster.sync.value;
+    let asked = cluster.members.keys().chain(o.members_seen.keys()).any(|name| {
+        *name != o.me.name
+            && (sync.leader.is_none()
+                || sync.leader.as_ref() == Some(name)
+                || sync.sync_standby.contains(name))
+    });
+    if asked {
+        let poll = o.poll.as_ref().expect("somebody was asked");
+        assert!(o.now.since(poll.asked_at) <= Duration::from_secs(3));
+        let by_name = cluster.failover.value.member.as_ref() == Some(&o.me.name);
+        for (name, answer) in &poll.answers {
+            let counts = *name != o.me.name
+                && (cluster.members.contains_key(name) || o.members_seen.contains_key(name))
+                && (sync.leader.is_none()
+                    || sync.leader.as_ref() == Some(name)
+                    || sync.sync_standby.contains(name));
+            if let PeerAnswer::Answered { in_recovery, lsn, timeline, nofailover } = answer
+                && counts
+            {
+                assert!(*in_recovery, "{name} still writes");
+                let theirs = (timeline.unwrap_or(running.timeline), *lsn);
+                assert!(
+                    by_name || *nofailover || theirs <= (running.timeline, running.lsn),
+                    "{name} is better"
+                );
+            }
+        }
+    }
+    let Some(ours) = record(cluster) else { return };
+    let planned = ours.operation.as_ref().is_some_and(|o| o.kind == OperationKind::Switchover);
+    let unanswered = ours.fence.as_ref().is_some_and(|f| f.ack.is_none());
+    if planned && unanswered && ours.primary == ours.dc && sync.leader.is_none() {
+        let last = cluster.position.as_ref().map(|p| &p.leader);
+        assert!(last.is_none_or(|l| *l == o.me.name), "another node knows where WAL ended");
+    }
+}
+
+fn check_record_writes(o: &Observed, decision: &Decision) {
+    match &decision.act {
+        Some(Act::AcknowledgeFence(ack)) => {
+            let cluster = dcs(o).unwrap();
+            let ours = record(cluster).unwrap();
+            assert!(leads(o, cluster) && !writes(&o.postgres));
+            assert!(ours.fence.as_ref().is_some_and(|f| f.ack.is_none()));
+            assert_eq!(ack.node, o.me.name);
+            let Postgres::Stopped(control) = &o.postgres else {
+                let running = running(o).expect("it has stopped, or it replays");
+                assert!(running.in_recovery);
+                assert_eq!(ack.checkpoint.0 + 1, running.replay_lsn.unwrap().0);
+                assert_eq!(running.replay_lsn.unwrap(), running.lsn, "there is more to replay");
+                let published =
+                    cluster.status.optime.max(cluster.position.as_ref().and_then(|p| p.lsn));
+                assert!(ours.primary != ours.dc || running.replay_lsn >= published);
+                return;
+            };
+            assert_eq!(control.state, ControlState::ShutDown);
+            assert_eq!((ack.checkpoint, ack.timeline), (control.checkpoint, control.timeline));
+        }
+        Some(Act::ReplaceRecord { record: next, over }) => {
+            let cluster = dcs(o).unwrap();
+            let RecordView::Present(keyed) = &cluster.record else { panic!("there is no record") };
+            assert_eq!(*over, keyed.revision);
+            assert_eq!(keyed.value.check_successor(next), Ok(()));
+            assert!(next.epoch >= keyed.value.epoch && **next != keyed.value);
+            assert!(leads(o, cluster) && !writes(&o.postgres));
+            let fenced = next.fence.is_some() && keyed.value.fence.is_none();
+            assert!(fenced || next.primary == next.dc, "the old claim is not fenced");
+        }
+        _ => {}
+    }
+}
+
+/// Nothing follows a source, or is rewound to it, whose history was not compared.
+fn check_following(o: &Observed, decision: &Decision) {
+    let verdict = |upstream: &Upstream| {
+        let source = o.source.as_ref().filter(|s| s.upstream == *upstream)?;
+        let theirs = source.answer.as_ref().ok()?;
+        Some(compare(own_end(&o.postgres)?, o.own_history.as_ref()?, theirs))
+    };
+    for tend in &decision.tend {
+        if let Tend::StartStandby(to) | Tend::Follow(to) = tend
+            && *to != Upstream::Nobody
+        {
+            assert_eq!(verdict(to), Some(Verdict::InHistory), "follows unchecked");
+        }
+        if let Tend::StartStandby(_) = tend {
+            assert!(matches!(o.postgres, Postgres::Stopped(_)));
+        }
+        if let Tend::Follow(_) = tend {
+            assert!(!writes(&o.postgres), "a primary does not follow");
+        }
+    }
+    match &decision.act {
+        Some(Act::Rewind { source, timeline, fork }) => {
+            let expected = Verdict::Diverged { timeline: *timeline, fork: *fork };
+            assert_eq!(verdict(source), Some(expected));
+            assert!(!writes(&o.postgres) && o.config.use_pg_rewind);
+        }
+        Some(Act::Clone(from)) => {
+            assert_eq!(o.postgres, Postgres::NoData);
+            assert_ne!(*from, Upstream::Nobody);
+        }
+        _ => {}
+    }
+}
+
+fn check_slots(o: &Observed, decision: &Decision) {
+    for tend in &decision.tend {
+        let Tend::Slot(change) = tend else { continue };
+        let running = running(o).expect("slots change on a running server only");
+        match change {
+            SlotChange::Create(name) => {
+                assert!(running.slots.iter().all(|s| s.name != *name) && name.as_str() != "pg1");
+            }
+            SlotChange::Drop(name) => {
+                assert!(running.slots.iter().any(|s| s.name == *name && s.physical && !s.active));
+            }
+            SlotChange::Advance(name, to) => {
+                assert!(running.in_recovery, "on a primary");
+                assert!(running.replay_lsn.is_some_and(|at| *to <= at), "beyond replay");
+                let at = running.slots.iter().filter(|s| s.name == *name && !s.active);
+                assert!(at.clone().any(|s| s.physical && s.restart_lsn.is_none_or(|r| r < *to)));
+            }
+        }
+    }
+}
+
+/// What belongs to the leader is written by the leader only.
+fn check_leaders_writes(o: &Observed, decision: &Decision) {
+    for tend in &decision.tend {
+        if let Tend::WriteSync { .. }
+        | Tend::DeleteSync(_)
+        | Tend::SetSyncNames(_)
+        | Tend::ClearFailover { .. }
+        | Tend::PublishLeader = tend
+        {
+            assert!(dcs(o).is_some_and(|cluster| leads(o, cluster)), "{tend:?}");
+        }
+        if let Tend::WriteSync { over, sync } = tend {
+            assert_eq!(*over, dcs(o).unwrap().sync.revision);
+            assert_eq!(sync.leader.as_ref(), Some(&o.me.name));
+        }
+    }
+    match &decision.act {
+        Some(Act::Release) => {
+            assert!(matches!(o.lease.held_until, Some(until) if until > o.now));
+        }
+        Some(Act::Restart) => {
+            assert!(o.request == Some(Request::Restart) && running(o).is_some());
+        }
+        _ => {}
+    }
+}
+
+fn check(o: &Observed) {
+    let decision = decide(o);
+    assert_eq!(decision, decide(o), "not deterministic");
+    assert!(decision.wake.after <= o.config.timing.loop_wait, "sleeps too long");
+    assert!(!decision.why.is_empty() && !decision.why.contains('\n'));
+    check_becoming_primary(o, &decision);
+    check_stopping(o, &decision);
+    check_acquire(o, &decision);
+    check_record_writes(o, &decision);
+    check_following(o, &decision);
+    check_slots(o, &decision);
+    check_leaders_writes(o, &decision);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        // PROPTEST_CASES asks for more.
+        cases: ProptestConfig::default().cases.max(4_000),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn every_decision_keeps_the_rules(o in observed()) {
+        check(&o);
+    }
+}
+
+/// The properties would hold of a function that never acts: the facts lead to every act.
+#[test]
+fn the_facts_lead_to_every_act() {
+    let mut runner = TestRunner::deterministic();
+    let facts = observed();
+    let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
+    for _ in 0..20_000 {
+        let o = facts.new_tree(&mut runner).expect("facts").current();
+        let name = match decide(&o).act {
+            None => "none",
+            Some(Act::Acquire(_)) => "acquire",
+            Some(Act::Release) => "release",
+            Some(Act::Promote(_)) => "promote",
+            Some(Act::StartPrimary(_)) => "start primary",
+            Some(Act::Demote { .. }) => "demote",
+            Some(Act::Initdb(_)) => "initdb",
+            Some(Act::Clone(_)) => "clone",
+            Some(Act::Rewind { .. }) => "rewind",
+            Some(Act::AcknowledgeFence(_)) => "acknowledge",
+            Some(Act::ReplaceRecord { .. }) => "replace record",
+            Some(Act::Restart) => "restart",
+        };
+        *seen.entry(name).or_default() += 1;
+    }
+    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert!(seen.values().all(|count| *count >= 5), "{seen:?}");
+}

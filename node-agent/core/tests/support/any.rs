@@ -1,0 +1,412 @@
+//! Arbitrary facts: every combination that the types allow, out of few names, positions and times
+//! so that they meet often.
+
+use super::healthy::{NOW, SYSTEM, WALL_US, ago, cluster, control, member, record, standby};
+use node_agent_core::divergence::SourceHistory;
+use node_agent_core::observed::{
+    Cluster, Job, JobKind, Keyed, Lease, Me, Observed, Observer, PeerAnswer, Poll, RecordView,
+    Request,
+};
+use node_agent_core::postgres::{ControlState, Postgres, Running, SlotFact, Upstream, Walsender};
+use node_agent_core::time::{Boot, Fact};
+use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::federation::{
+    Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind, Phase,
+};
+use node_agent_wire::history::{Ancestor, TimelineHistory};
+use node_agent_wire::position::Position;
+use node_agent_wire::status::{Failover, Status, SyncState};
+use node_agent_wire::{Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option::{of, weighted};
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::time::Duration;
+
+/// Facts that the agent might see, or should never see: both have a decision.
+pub fn observed() -> impl Strategy<Value = Observed> {
+    let node = (me(), postgres(), lease(), job(), history(), of(upstream()), of(source()));
+    let around = (of(poll()), peers(), observer(), seen(), 0_u32..2, weighted(0.1, age()));
+    (node, around, any_cluster(), weighted(0.1, Just(Request::Restart)), weighted(0.5, lsn()))
+        .prop_map(|(node, around, (known, view), request, names_set_at)| {
+            let (me, postgres, lease, job, own_history, following, source) = node;
+            let (poll, peers, observer, members_seen, start_failures, stand_back) = around;
+            Observed {
+                me,
+                postgres,
+                lease,
+                job,
+                own_history: Some(own_history).filter(|h| h.timeline.0 < 4),
+                following,
+                source,
+                poll,
+                peers,
+                observer,
+                members_seen,
+                start_failures,
+                stand_back_until: stand_back.map(|d| NOW + d),
+                sync_names_set_at: names_set_at,
+                request,
+                config: view.config.clone(),
+                cluster: if known {
+                    Fact::Known { value: view, at: NOW }
+                } else {
+                    Fact::Unknown { since: ago(Duration::from_secs(5)), tried: true }
+                },
+                ..cluster()
+            }
+        })
+}
+
+fn name() -> impl Strategy<Value = MemberName> {
+    select(vec!["pg1", "pg1", "pg2", "pg3"]).prop_map(MemberName::from)
+}
+
+fn lsn() -> impl Strategy<Value = Lsn> {
+    (1_u64..4, select(vec![0, 1, 0x60])).prop_map(|(a, b)| Lsn(a * 0x100_0000 + b))
+}
+
+fn age() -> impl Strategy<Value = Duration> {
+    select(vec![0, 100, 600, 2_000, 8_000, 31_000, 70_000, 4_000_000])
+        .prop_map(Duration::from_millis)
+}
+
+fn moment() -> impl Strategy<Value = Boot> {
+    age().prop_map(ago)
+}
+
+fn me() -> impl Strategy<Value = Me> {
+    (prop::bool::weighted(0.1), any::<bool>()).prop_map(|(nofailover, may_bootstrap)| Me {
+        name: "pg1".into(),
+        nofailover,
+        may_bootstrap,
+    })
+}
+
+fn lease() -> impl Strategy<Value = Lease> {
+    prop_oneof![
+        3 => Just(Some(NOW + Duration::from_secs(20))),
+        2 => Just(None),
+        1 => Just(Some(NOW)),
+    ]
+    .prop_map(|held_until| Lease { held_until })
+}
+
+fn job() -> impl Strategy<Value = Option<Job>> {
+    let kinds = vec![JobKind::Bootstrap, JobKind::Start, JobKind::Promote, JobKind::Demote];
+    weighted(0.05, (select(kinds), moment()).prop_map(|(kind, since)| Job { kind, since }))
+}
+
+/// Timeline 1, or a later one that branched off it; timeline 4 stands for "not known".
+fn history() -> impl Strategy<Value = TimelineHistory> {
+    (1_u32..5, lsn(), lsn()).prop_map(|(timeline, first, second)| {
+        let ends = [first, second.max(first), Lsn(u64::MAX)];
+        let ancestors = (1..timeline)
+            .zip(ends)
+            .map(|(t, ended_at)| Ancestor { timeline: TimelineId(t), ended_at })
+            .collect();
+        TimelineHistory { timeline: TimelineId(timeline), ancestors }
+    })
+}
+
+fn upstream() -> impl Strategy<Value = Upstream> {
+    prop_oneof![
+        Just(super::healthy::member_upstream("pg2")),
+        Just(super::healthy::member_upstream("pg3")),
+        Just(super::healthy::remote_upstream()),
+        Just(Upstream::Nobody),
+    ]
+}
+
+fn source() -> impl Strategy<Value = SourceHistory> {
+    let answer = prop_oneof![
+        4 => history().prop_map(Ok),
+        1 => Just(Err("connection refused".to_owned())),
+    ];
+    (upstream(), moment(), answer).prop_map(|(upstream, at, answer)| SourceHistory {
+        upstream,
+        at,
+        answer,
+    })
+}
+
+fn poll() -> impl Strategy<Value = Poll> {
+    let answer = prop_oneof![
+        1 => Just(PeerAnswer::Silent),
+        2 => (prop::bool::weighted(0.9), lsn(), of(1_u32..3), prop::bool::weighted(0.1)).prop_map(
+            |(in_recovery, lsn, timeline, nofailover)| PeerAnswer::Answered {
+                in_recovery,
+                lsn,
+                timeline: timeline.map(TimelineId),
+                nofailover,
+            }
+        ),
+    ];
+    (moment(), btree_map(name(), answer, 0..3))
+        .prop_map(|(asked_at, answers)| Poll { asked_at, answers })
+}
+
+fn observer() -> impl Strategy<Value = Observer> {
+    (of(moment()), of(name()))
+        .prop_map(|(beat_seen_at, last_leader)| Observer { beat_seen_at, last_leader })
+}
+
+fn seen() -> impl Strategy<Value = std::collections::BTreeMap<MemberName, Boot>> {
+    btree_map(name(), moment(), 0..3)
+}
+
+fn peers()
+-> impl Strategy<Value = std::collections::BTreeMap<node_agent_wire::DcName, Fact<FederationRecord>>>
+{
+    let fact = prop_oneof![
+        3 => dc_record("dc2").prop_map(|value| Fact::Known { value, at: NOW }),
+        1 => any::<bool>().prop_map(|tried| Fact::Unknown { since: NOW, tried }),
+    ];
+    weighted(0.8, fact).prop_map(|fact| fact.map(|fact| ("dc2".into(), fact)).into_iter().collect())
+}
+
+fn dc_record(dc: &'static str) -> impl Strategy<Value = FederationRecord> {
+    let who = (1_u64..4, prop::bool::weighted(0.3), prop::bool::weighted(0.1));
+    let fence = weighted(0.25, any::<bool>());
+    (who, fence, weighted(0.3, any::<bool>()), weighted(0.3, age()), prop::bool::weighted(0.1))
+        .prop_map(move |((epoch, other, stranger), fence, operation, confirmed, lease)| {
+            let mut record = record(dc, epoch, if other { "dc2" } else { "dc1" });
+            if stranger && dc != "dc1" {
+                record.federation = "another".into();
+            }
+            record.fence = fence.map(|acked| any_fence(epoch, acked));
+            record.operation = operation.map(|planned| any_operation(epoch, planned));
+            record.confirmed = confirmed.map(|age| Confirmation {
+                epoch: Epoch(epoch),
+                by: "ann".into(),
+                at_us: WALL_US - i64::try_from(age.as_micros()).expect("small"),
+            });
+            if lease {
+                for entry in record.members.values_mut() {
+                    entry.isolation = Isolation::Lease;
+                }
+            }
+            record
+        })
+}
+
+fn any_fence(epoch: u64, acked: bool) -> Fence {
+    let ack = FenceAck {
+        node: "pg1".into(),
+        checkpoint: Lsn(0x100_0000),
+        timeline: TimelineId(1),
+        system_id: SystemId::new(SYSTEM),
+        at_us: WALL_US,
+    };
+    let (reason, by) = ("a test".into(), "ann".into());
+    let ack = acked.then_some(ack);
+    Fence { epoch: Epoch(epoch).next(), operation: None, reason, by, at_us: WALL_US, ack }
+}
+
+fn any_operation(epoch: u64, planned: bool) -> Operation {
+    Operation {
+        id: "op".into(),
+        kind: if planned { OperationKind::Switchover } else { OperationKind::Promotion },
+        from: Some("dc1".into()),
+        to: "dc2".into(),
+        next_epoch: Epoch(epoch).next(),
+        phase: Phase::Running,
+        by: "ann".into(),
+        started_at_us: WALL_US,
+        evidence: None,
+        expected_loss: None,
+        journal: Vec::new(),
+    }
+}
+
+/// Whether the DCS is known, and what it holds.
+fn any_cluster() -> impl Strategy<Value = (bool, Cluster)> {
+    let keys = (of(name()), initialize(), config(), btree_set(name(), 0..4), failover(), sync());
+    let more = (record_view(), of(position()), of(lsn()), of(history()), of(lsn()));
+    (prop::bool::weighted(0.93), keys, more).prop_map(|(known, keys, more)| {
+        let (leader, initialize, config, members, failover, sync) = keys;
+        let (record, position, optime, history, slot) = more;
+        let slots = slot.map(|at| (SlotName::from_name("pg2"), at)).into_iter().collect();
+        let cluster = Cluster {
+            revision: Revision(100),
+            initialize,
+            config,
+            config_present: true,
+            leader,
+            members: members.into_iter().map(|n| (n.clone(), member(n.as_str()))).collect(),
+            failover: Keyed { value: failover, revision: Revision(41) },
+            status: Status { optime, slots, ..Status::default() },
+            sync: Keyed { value: sync, revision: Revision(42) },
+            history,
+            record,
+            position,
+        };
+        (known, cluster)
+    })
+}
+
+fn initialize() -> impl Strategy<Value = Option<String>> {
+    prop_oneof![
+        6 => Just(Some(SYSTEM.to_owned())),
+        1 => Just(None),
+        1 => Just(Some(String::new())),
+    ]
+}
+
+fn config() -> impl Strategy<Value = Dynamic> {
+    let flag = || prop::bool::weighted(0.25);
+    (flag(), flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15)).prop_map(
+        |(sync, strict, standby, check_timeline, rewind, pause)| {
+            let mut json = serde_json::json!({
+                "synchronous_mode": sync,
+                "synchronous_mode_strict": strict,
+                "check_timeline": check_timeline,
+                "pause": pause,
+                "slots": {"dc2": {"type": "physical"}},
+                "postgresql": {"use_pg_rewind": rewind},
+            });
+            if standby {
+                json["standby_cluster"] = serde_json::json!({"host": "10.9.0.1"});
+            }
+            Dynamic::read(json.as_object().expect("an object"))
+        },
+    )
+}
+
+fn failover() -> impl Strategy<Value = Failover> {
+    prop_oneof![
+        4 => Just(Failover::default()),
+        1 => (of(name()), of(name()))
+            .prop_map(|(leader, member)| Failover { leader, member, scheduled_at: None }),
+    ]
+}
+
+fn sync() -> impl Strategy<Value = SyncState> {
+    prop_oneof![
+        3 => Just(SyncState::default()),
+        2 => (name(), btree_set(name(), 0..2)).prop_map(|(leader, sync_standby)| SyncState {
+            leader: Some(leader),
+            sync_standby,
+            quorum: 0,
+        }),
+    ]
+}
+
+fn record_view() -> impl Strategy<Value = RecordView> {
+    let present = |value| RecordView::Present(Box::new(Keyed { value, revision: Revision(43) }));
+    prop_oneof![
+        4 => Just(RecordView::Absent),
+        8 => dc_record("dc1").prop_map(present),
+        1 => Just(RecordView::Unreadable("garbage".into())),
+    ]
+}
+
+fn position() -> impl Strategy<Value = Position> {
+    (name(), any::<bool>(), of(lsn()), of(age())).prop_map(|(leader, released, lsn, wrote)| {
+        Position {
+            leader,
+            beat: 1,
+            ttl_ms: 30_000,
+            released,
+            epoch: None,
+            writable: true,
+            lsn,
+            replay_lsn: None,
+            timeline: None,
+            commit_at_us: None,
+            wrote_at_us: wrote.map(|age| WALL_US - i64::try_from(age.as_micros()).expect("small")),
+            at_us: WALL_US,
+            wal_rate_max: 0,
+            primary_seen: None,
+            link: None,
+        }
+    })
+}
+
+fn postgres() -> impl Strategy<Value = Postgres> {
+    prop_oneof![
+        1 => Just(Postgres::NoData),
+        1 => Just(Postgres::Unreadable("permission denied".into())),
+        4 => any_control().prop_map(Postgres::Stopped),
+        2 => (moment(), any::<bool>(), any_control()).prop_map(|(since, standby, control)| {
+            Postgres::Starting { since, standby, control }
+        }),
+        1 => (moment(), any::<bool>())
+            .prop_map(|(since, writable)| Postgres::Unresponsive { since, writable }),
+        9 => any_running().prop_map(|running| Postgres::Running(Box::new(running))),
+    ]
+}
+
+fn system() -> impl Strategy<Value = SystemId> {
+    prop_oneof![15 => Just(SYSTEM), 1 => Just("7999999999999999999")].prop_map(SystemId::new)
+}
+
+fn any_control() -> impl Strategy<Value = node_agent_core::postgres::ControlData> {
+    let states = vec![
+        ControlState::ShutDown,
+        ControlState::ShutDownInRecovery,
+        ControlState::ShuttingDown,
+        ControlState::InCrashRecovery,
+        ControlState::InArchiveRecovery,
+        ControlState::InProduction,
+        ControlState::StartingUp,
+    ];
+    (select(states), system(), 1_u32..4, lsn(), of(lsn()), any::<bool>()).prop_map(
+        |(state, system_id, timeline, checkpoint, recovered, rewindable)| {
+            let mut control = control(state);
+            control.system_id = system_id;
+            control.timeline = TimelineId(timeline);
+            control.checkpoint = checkpoint;
+            control.min_recovery_end = recovered.unwrap_or_default();
+            control.min_recovery_timeline = TimelineId(recovered.map_or(0, |_| timeline));
+            control.rewindable = rewindable;
+            control
+        },
+    )
+}
+
+fn any_running() -> impl Strategy<Value = Running> {
+    let place = (any::<bool>(), 1_u32..4, lsn(), of(lsn()));
+    let names = select(vec!["", "*", "\"pg2\"", "2 (\"pg2\",\"pg3\")"]);
+    (place, system(), names, vec(any_sender(), 0..3), vec(any_slot(), 0..3), any::<bool>())
+        .prop_map(|(place, system_id, names, senders, slots, streams)| {
+            let (in_recovery, timeline, lsn, replayed) = place;
+            Running {
+                in_recovery,
+                timeline: TimelineId(timeline),
+                lsn,
+                receive_lsn: Some(lsn),
+                replay_lsn: replayed.map(|at| at.min(lsn)),
+                receiver: streams.then(|| super::healthy::receiver("streaming")),
+                senders,
+                slots,
+                sync_names: names.to_owned(),
+                system_id,
+                ..standby()
+            }
+        })
+}
+
+fn any_sender() -> impl Strategy<Value = Walsender> {
+    (name(), any::<bool>(), any::<bool>(), of(lsn())).prop_map(
+        |(name, streams, sync, flush_lsn)| Walsender {
+            state: if streams { "streaming" } else { "catchup" }.into(),
+            sync_state: if sync { "sync" } else { "async" }.into(),
+            flush_lsn,
+            ..super::healthy::sender(name.as_str())
+        },
+    )
+}
+
+fn any_slot() -> impl Strategy<Value = SlotFact> {
+    let name = select(vec!["pg1", "pg2", "pg3", "dc2", "old"]);
+    (name, any::<bool>(), any::<bool>(), of(lsn()), prop::bool::weighted(0.2)).prop_map(
+        |(name, physical, active, restart_lsn, lost)| SlotFact {
+            name: SlotName::from_name(name),
+            physical,
+            active,
+            restart_lsn,
+            wal_status: if lost { "lost" } else { "reserved" }.into(),
+        },
+    )
+}

@@ -105,6 +105,15 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
             "standby_cluster in the configuration, or the right to write",
         );
     }
+    let sync = &cluster.sync.value;
+    if sync.active() && !sync.covers(&observed.me.name) {
+        return Decision::wait(
+            Rule::AwaitLeader,
+            "no data directory, and /sync names members that have everything",
+            observed.config.timing.loop_wait,
+            "a leader",
+        );
+    }
     if let Some(wait) = observer_wait(observed, cluster) {
         return wait;
     }

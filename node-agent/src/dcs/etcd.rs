@@ -113,7 +113,7 @@ impl Etcd {
                             self.current.store(index, Ordering::Relaxed);
                             return Err(refused);
                         }
-                        last = format!("{}: {error}", endpoint.address);
+                        last = format!("{}: {}", endpoint.address, cause(&error));
                         *endpoint.client.lock().await = None;
                     }
                     Err(_) => last = format!("{}: no answer", endpoint.address),
@@ -127,6 +127,15 @@ impl Etcd {
         let waited = begun.elapsed();
         Err(DcsError::Unavailable { what, endpoints: self.names(), waited, last })
     }
+}
+
+/// The innermost cause: the outer layers only say "transport error".
+fn cause(error: &EtcdError) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
 }
 
 /// An answer that another endpoint would give too.

@@ -10,20 +10,20 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Role, timeline and position, as the status query finds them.
-const IDENTITY: &str = "
+const IDENTITY: &str = concat!(
+    "
 SELECT json_build_object(
   'in_recovery', r.standby,
   'system_id', (SELECT system_identifier::text FROM pg_control_system()),
   'checkpoint_timeline', (SELECT timeline_id FROM pg_control_checkpoint()),
-  'timeline', CASE WHEN r.standby THEN (
-      SELECT greatest(c.timeline_id, m.min_recovery_end_timeline,
-                      (SELECT received_tli FROM pg_stat_get_wal_receiver()))
-      FROM pg_control_checkpoint() c, pg_control_recovery() m)
-    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END,
+  'timeline', ",
+    super::status::timeline!(),
+    ",
   'lsn', CASE WHEN r.standby
     THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
     ELSE pg_current_wal_flush_lsn() END
-)::text FROM (SELECT pg_is_in_recovery() AS standby) r";
+)::text FROM (SELECT pg_is_in_recovery() AS standby) r"
+);
 
 #[derive(Deserialize)]
 struct Answer {
@@ -91,7 +91,7 @@ impl Source {
 
 impl Server {
     /// Another server: as the user of pg_rewind when there is one, else as the superuser.
-    fn remote_target(&self, host: &str, port: u16) -> Target {
+    pub(super) fn remote_target(&self, host: &str, port: u16) -> Target {
         let superuser = self.places.superuser();
         let user = self.places.rewind_user().cloned().unwrap_or(superuser);
         Target {
@@ -182,7 +182,7 @@ impl Server {
         })
     }
 
-    async fn history_at_rest(&self) -> Result<TimelineHistory, Error> {
+    pub(super) async fn history_at_rest(&self) -> Result<TimelineHistory, Error> {
         let control = control::read(&self.places).await?.data;
         let timeline = control.timeline.max(control.min_recovery_timeline);
         let Some(file) = history_file(timeline) else {

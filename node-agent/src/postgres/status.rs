@@ -5,18 +5,39 @@ use node_agent_core::postgres::{Running, SlotFact, Walreceiver, Walsender};
 use node_agent_wire::{Lsn, SlotName, SystemId, TimelineId};
 use serde::Deserialize;
 
-/// One JSON text. `CASE` keeps the functions that fail on the other role from being called.
+/// The timeline of the last WAL, for a query over `(SELECT pg_is_in_recovery() AS standby) r`.
 ///
 /// A standby's control file is written at restartpoints only, so its timeline is the highest of
-/// what it received, what it must replay to, and its last restartpoint.
-pub(super) const QUERY: &str = "
+/// what it received, what it must replay to, and its last restartpoint. While no receiver runs, of
+/// the segment files that hold the end of WAL the one on the highest timeline tells: a receiver
+/// writes a new timeline from the start of the segment of its switch.
+macro_rules! timeline {
+    () => {
+        "CASE WHEN r.standby THEN (
+      SELECT greatest(c.timeline_id, m.min_recovery_end_timeline,
+                      (SELECT received_tli FROM pg_stat_get_wal_receiver()),
+      (SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_stat_get_wal_receiver() WHERE pid IS NOT NULL)
+       THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_waldir(),
+         (SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+            - '0/0'::pg_lsn - 1 AS at, setting::numeric AS bytes
+          FROM pg_settings WHERE name = 'wal_segment_size') e
+         WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 9) = upper(
+           lpad(to_hex(div(e.at, 4294967296)::bigint), 8, '0') ||
+           lpad(to_hex(div(mod(e.at, 4294967296), e.bytes)::bigint), 8, '0'))) END))
+      FROM pg_control_checkpoint() c, pg_control_recovery() m)
+    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END"
+    };
+}
+pub(super) use timeline;
+
+/// One JSON text. `CASE` keeps the functions that fail on the other role from being called.
+pub(super) const QUERY: &str = concat!(
+    "
 SELECT json_build_object(
   'in_recovery', r.standby,
-  'timeline', CASE WHEN r.standby THEN (
-      SELECT greatest(c.timeline_id, m.min_recovery_end_timeline,
-                      (SELECT received_tli FROM pg_stat_get_wal_receiver()))
-      FROM pg_control_checkpoint() c, pg_control_recovery() m)
-    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END,
+  'timeline', ",
+    timeline!(),
+    ",
   'flush_lsn', CASE WHEN r.standby THEN NULL ELSE pg_current_wal_flush_lsn() END,
   'receive_lsn', CASE WHEN r.standby THEN pg_last_wal_receive_lsn() END,
   'replay_lsn', CASE WHEN r.standby THEN pg_last_wal_replay_lsn() END,
@@ -40,7 +61,8 @@ SELECT json_build_object(
   'server_version', current_setting('server_version_num')::int,
   'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
   'pending_restart', EXISTS (SELECT FROM pg_settings WHERE pending_restart)
-)::text FROM (SELECT pg_is_in_recovery() AS standby) r";
+)::text FROM (SELECT pg_is_in_recovery() AS standby) r"
+);
 
 #[derive(Deserialize)]
 struct Answer {

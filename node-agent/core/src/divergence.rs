@@ -99,18 +99,21 @@ pub enum Verdict {
 pub fn compare(own: OwnEnd, own_history: &TimelineHistory, source: &TimelineHistory) -> Verdict {
     let mut mine = own_history.ancestors.iter();
     let mut theirs = source.ancestors.iter();
+    // The end of what both have so far; the very beginning when not even that.
+    let mut common = Verdict::Diverged { timeline: own.timeline, fork: Lsn(0) };
     loop {
         match (mine.next(), theirs.next()) {
-            (Some(a), Some(b)) if a == b => {}
+            (Some(a), Some(b)) if a == b => {
+                common = Verdict::Diverged { timeline: a.timeline, fork: a.ended_at };
+            }
             (Some(a), Some(b)) if a.timeline == b.timeline => {
                 return Verdict::Diverged {
                     timeline: a.timeline,
                     fork: a.ended_at.min(b.ended_at),
                 };
             }
-            // The local timeline ended where the source's last one goes on, or the source went
-            // another way: what was written after the local branch is not in the source.
-            (Some(a), Some(_) | None) => {
+            // The local timeline ended where the source's last one goes on.
+            (Some(a), None) if a.timeline == source.timeline => {
                 return Verdict::Diverged { timeline: a.timeline, fork: a.ended_at };
             }
             (None, Some(b)) if b.timeline == own.timeline => {
@@ -121,15 +124,11 @@ pub fn compare(own: OwnEnd, own_history: &TimelineHistory, source: &TimelineHist
                     Verdict::Diverged { timeline: b.timeline, fork: b.ended_at }
                 };
             }
-            (None, Some(b)) => {
-                return Verdict::Diverged { timeline: b.timeline, fork: b.ended_at };
+            (None, None) if own.timeline == source.timeline => {
+                return if own.exact { Verdict::InHistory } else { Verdict::CanNotTell };
             }
-            (None, None) if own.timeline != source.timeline => {
-                let fork = own_history.ancestors.last().map_or(Lsn(0), |a| a.ended_at);
-                return Verdict::Diverged { timeline: own.timeline, fork };
-            }
-            (None, None) if own.exact => return Verdict::InHistory,
-            (None, None) => return Verdict::CanNotTell,
+            // Another branch: whatever came after the common past is not in the source.
+            (Some(_) | None, Some(_) | None) => return common,
         }
     }
 }
@@ -192,7 +191,21 @@ mod tests {
                 end(3, 150),
                 &history(3, &[(1, 100)]),
                 &two,
-                diverged(3, 100),
+                diverged(1, 100),
+            ),
+            (
+                "another branch, and the source went on from its own",
+                end(3, 150),
+                &history(3, &[(1, 100)]),
+                &history(4, &[(1, 100), (2, 200)]),
+                diverged(1, 100),
+            ),
+            (
+                "two branches of one past",
+                end(5, 150),
+                &history(5, &[(1, 100), (3, 120)]),
+                &history(4, &[(1, 100), (2, 200)]),
+                diverged(1, 100),
             ),
         ] {
             assert_eq!(compare(own, mine, source), expected, "{name}");

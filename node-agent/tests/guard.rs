@@ -1,6 +1,7 @@
 //! Goal: after its deadline the guard leaves no process of PostgreSQL alive, and before it does
 //! no harm. Method: the real program with a shell script in the place of the postmaster, which
 //! leaves its process numbers in a file; every wait has a condition and a deadline.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};

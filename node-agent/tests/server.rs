@@ -2,6 +2,7 @@
 //! clone, follow, promote, divergence report, rewind. Method: two servers on loopback addresses in
 //! a temporary directory; every wait has a condition and a deadline. PostgreSQL refuses to run as
 //! root, so as root each test runs itself again as the user `postgres`.
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
 use node_agent::postgres::{Effective, Error, GuardClient, Server, StartAs, StopMode};
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
@@ -171,9 +172,9 @@ impl Node {
         let rows = client.simple_query(sql).await;
         drop(client);
         let _ = driver.await;
-        let text = |message: &tokio_postgres::SimpleQueryMessage| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
-            _ => None,
+        let text = |message: &tokio_postgres::SimpleQueryMessage| {
+            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { return None };
+            row.get(0).map(ToOwned::to_owned)
         };
         Ok(rows?.iter().filter_map(text).collect())
     }
@@ -288,6 +289,11 @@ async fn two_servers_change_places_and_the_loser_is_rewound() {
     assert_eq!((identity.host, identity.in_recovery), (alive.0.clone(), false));
     assert_eq!((identity.system_id, identity.timeline), (promoted.system_id, TimelineId(2)));
 
+    let mut report = report;
+    a.server.name_relations(&mut report, &[b.host()], QUERY).await.expect("names");
+    let table = report.relations.iter().find(|r| r.table.as_deref() == Some("public.t"));
+    assert!(table.is_some_and(|t| t.database_name.as_deref() == Some("postgres")), "{report:?}");
+
     b.server.create_slot(&slot("a")).await.expect("slot");
     a.server.rewind(&[dead, alive], PATIENCE).await.expect("rewind");
     a.start_standby(&b.as_upstream()).await;
@@ -321,7 +327,8 @@ async fn a_lost_deadline_ends_the_primary_and_a_hang_is_noticed() {
     all.push(pid);
     let signal = |signal| {
         for pid in all.iter().filter_map(|p| Pid::from_raw(*p)) {
-            kill_process(pid, signal).expect("signal");
+            // A session of the test's own may have ended meanwhile.
+            let _ = kill_process(pid, signal);
         }
     };
     signal(Signal::STOP);
@@ -419,11 +426,16 @@ async fn what_is_wrong_is_refused_and_named() {
     for refused in [a.server.initdb().await, a.server.basebackup("x", 1, |_| {}, PATIENCE).await] {
         assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     }
-    let strange = a.settings(&json!({"postgresql": {"parameters": {"no_such_parameter": 1}}}));
+    let strange = a.settings(&json!({"postgresql": {"parameters": {
+        "no_such_parameter": 1, "work_mem": "much", "zero_damaged_pages": "off"}}}));
     let role = StartAs::Primary { deadline: later() };
     a.server.start(role, &strange).await.expect("spawned");
     let failed = a.server.wait_ready(PATIENCE).await.expect_err("started");
-    assert!(failed.to_string().contains("no_such_parameter"), "{failed}");
+    assert!(failed.to_string().contains("work_mem"), "{failed}");
+    // The unknown one is left out; one that only the list of names lacks is not.
+    assert_eq!(a.server.unknown_parameters(), ["no_such_parameter"]);
+    let conf = std::fs::read_to_string(dir.path().join("a/postgresql.conf")).expect("conf");
+    assert!(conf.contains("zero_damaged_pages") && !conf.contains("no_such"), "{conf}");
     assert!(matches!(a.server.observe(now(), QUERY).await, Postgres::Stopped(_)));
 
     a.start_primary().await;

@@ -17,6 +17,8 @@ use std::path::Path;
 const NS_PER_S: u64 = 1_000_000_000;
 /// Between two rounds of SIGKILL: a process can fork while `/proc` is being read.
 const SWEEP_NS: u64 = 1_000_000;
+/// How long a guard waits for the one before it.
+const LOCK_NS: u64 = NS_PER_S / 2;
 /// Between two complaints about a process that SIGKILL does not end (it waits for a disk).
 const COMPLAIN_NS: u64 = 5 * NS_PER_S;
 
@@ -174,9 +176,17 @@ fn lock(data_dir: &Path) -> Result<OwnedFd, String> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = open(data_dir, flags, Mode::empty())
         .map_err(|e| format!("could not open the data directory {shown}: {e}"))?;
-    flock(&directory, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|e| format!("another guard holds the data directory {shown} ({e})"))?;
-    Ok(directory)
+    let begun = boottime_ns();
+    loop {
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            // A guard that is just ending gives it up last of all.
+            Err(_) if boottime_ns() < begun + LOCK_NS => {
+                std::thread::sleep(std::time::Duration::from_nanos(SWEEP_NS));
+            }
+            Err(e) => return Err(format!("another guard holds {shown} ({e})")),
+        }
+    }
 }
 
 /// Starts PostgreSQL and guards it until nothing of it is left.

@@ -34,7 +34,6 @@ impl Server {
         deadline: Duration,
     ) -> Result<(), Error> {
         self.must_be_unused("clone another server")?;
-        passfile::write(&self.places, &[(host.to_owned(), port)]).await?;
         let user = &self.places.replication()?.username;
         let source = format!(
             "host={} port={port} user={} sslmode=prefer application_name={}",
@@ -43,6 +42,7 @@ impl Server {
             conninfo_value(APPLICATION_NAME)
         );
         self.fill(bootstrap::CLONING, async {
+            passfile::write(&self.places, &[(host.to_owned(), port)]).await?;
             let data_dir = &self.places.data_dir;
             std::fs::create_dir_all(data_dir).map_err(files::failed("create", data_dir))?;
             // PostgreSQL refuses a directory that others can enter.

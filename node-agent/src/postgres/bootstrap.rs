@@ -87,6 +87,9 @@ impl Server {
         mark: &str,
         work: impl Future<Output = Result<(), Error>>,
     ) -> Result<(), Error> {
+        if let Some(parent) = self.places.incomplete.parent() {
+            std::fs::create_dir_all(parent).map_err(files::failed("create", parent))?;
+        }
         files::write(&self.places.incomplete, mark.to_owned()).await?;
         files::clear_dir(&self.places.data_dir).await?;
         let result = work.await;

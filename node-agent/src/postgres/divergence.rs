@@ -4,6 +4,7 @@
 use super::command::Tool;
 use super::process::Postmaster;
 use super::{Error, Server, control, files};
+use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::{Lsn, TimelineId};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -15,13 +16,19 @@ const WALDUMP_DEADLINE: Duration = Duration::from_secs(120);
 /// A report for people: beyond this many relations only their number grows.
 const RELATIONS_MAX: usize = 1000;
 
+/// What pg_waldump says where the WAL ends.
+const END_OF_WAL: [&str; 3] =
+    ["invalid record length", "could not find a valid record after", "invalid magic number"];
+
 /// What would be discarded. Also a JSON file beside the data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Divergence {
     /// The timeline that was written to.
     #[serde(serialize_with = "timeline_number")]
     pub timeline: TimelineId,
-    /// Where the surviving history left it.
+    /// Timelines that this server began after it, by promotions of its own.
+    pub later_timelines: Vec<u32>,
+    /// Where the surviving history left `timeline`.
     #[serde(serialize_with = "lsn_text")]
     pub fork: Lsn,
     /// The end of the last record found.
@@ -39,10 +46,10 @@ pub struct Divergence {
     pub relations: Vec<ChangedRelation>,
     /// Relations with changes beyond those listed.
     pub relations_not_listed: usize,
-    /// Why the reading ended; the end of the WAL is always an invalid record.
-    pub stopped_at: String,
     /// The WAL was read to its end within the deadline.
     pub complete: bool,
+    /// Why it was not; empty when it was.
+    pub stopped_at: String,
     /// Where the WAL segments are kept, when they are.
     pub kept_in: Option<PathBuf>,
     /// The segments kept.
@@ -51,8 +58,7 @@ pub struct Divergence {
     pub report: PathBuf,
 }
 
-/// A relation by its file, as the WAL names it: `pg_filenode_relation(tablespace, filenode)` in
-/// that database on the surviving server gives the name.
+/// A relation by its file, as the WAL names it; [`Server::name_relations`] adds the names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ChangedRelation {
     /// The tablespace's oid.
@@ -61,6 +67,10 @@ pub struct ChangedRelation {
     pub database: u32,
     /// The file's number.
     pub filenode: u32,
+    /// The database's name, where known.
+    pub database_name: Option<String>,
+    /// The table, or the table of the index, where known.
+    pub table: Option<String>,
     /// WAL records that touch it.
     pub records: u64,
 }
@@ -71,6 +81,33 @@ fn lsn_text<S: Serializer>(lsn: &Lsn, serializer: S) -> Result<S::Ok, S::Error> 
 
 fn timeline_number<S: Serializer>(timeline: &TimelineId, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u32(timeline.0)
+}
+
+/// A part of one timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stretch {
+    timeline: TimelineId,
+    start: Lsn,
+    end: Option<Lsn>,
+}
+
+/// What this server wrote after `fork` on `timeline`, over all timelines that it began later.
+fn stretches(own: &TimelineHistory, timeline: TimelineId, fork: Lsn) -> Vec<Stretch> {
+    let mut found = vec![Stretch { timeline, start: fork, end: None }];
+    let Some(at) = own.ancestors.iter().position(|ancestor| ancestor.timeline == timeline) else {
+        return found;
+    };
+    let later = own.ancestors.iter().skip(at + 1).map(|ancestor| ancestor.timeline);
+    let mut later = later.chain([own.timeline]);
+    for ancestor in &own.ancestors[at..] {
+        if let (Some(last), Some(timeline)) = (found.last_mut(), later.next()) {
+            last.end = Some(ancestor.ended_at);
+            found.push(Stretch { timeline, start: ancestor.ended_at, end: None });
+        }
+    }
+    // A promotion right at the fork leaves nothing on the timeline before it.
+    found.retain(|stretch| stretch.end.is_none_or(|end| end > stretch.start));
+    found
 }
 
 /// Counts the records that pg_waldump prints.
@@ -92,9 +129,11 @@ fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
 impl Tally {
     /// A line as `rmgr: Heap len (rec/tot): 54/ 54, tx: 7, lsn: 0/1, prev 0/1, desc: INSERT …,
     /// blkref #0: rel 1663/5/16384 blk 0` (the spacing differs between versions).
-    fn record(&mut self, line: &str) {
+    ///
+    /// False for a line that is none.
+    fn record(&mut self, line: &str) -> bool {
         let Some(lsn) = between(line, "lsn:", ",").and_then(|t| t.parse::<Lsn>().ok()) else {
-            return;
+            return false;
         };
         // Records are aligned to 8 bytes; their total length does not say so.
         let length = between(line, "len (rec/tot):", ",")
@@ -123,6 +162,7 @@ impl Tally {
                 }
             }
         }
+        true
     }
 
     fn relations(&self) -> (Vec<ChangedRelation>, usize) {
@@ -133,6 +173,8 @@ impl Tally {
                 tablespace: *tablespace,
                 database: *database,
                 filenode: *filenode,
+                database_name: None,
+                table: None,
                 records: *records,
             })
             .collect();
@@ -198,11 +240,19 @@ impl Server {
             });
         }
         let segment_bytes = control::read(&self.places).await?.segment_bytes;
-        let (tally, stopped_at, complete) = self.read_wal(fork, timeline).await?;
-        let kept_segments = match &keep_in {
-            Some(directory) => self.keep_wal(directory, timeline, fork, segment_bytes).await?,
-            None => Vec::new(),
-        };
+        let stretches = stretches(&self.history_at_rest().await?, timeline, fork);
+        let mut tally = Tally::default();
+        let (mut stopped_at, mut complete) = (String::new(), true);
+        let mut kept_segments = Vec::new();
+        for stretch in &stretches {
+            if let Some(reason) = self.read_wal(stretch, &mut tally).await? {
+                complete = false;
+                stopped_at = reason;
+            }
+            if let Some(directory) = &keep_in {
+                kept_segments.extend(self.keep_wal(directory, stretch, segment_bytes).await?);
+            }
+        }
         let end = tally.end.unwrap_or(fork).max(fork);
         let (relations, relations_not_listed) = tally.relations();
         let name = format!(
@@ -213,6 +263,7 @@ impl Server {
         );
         let report = Divergence {
             timeline,
+            later_timelines: stretches.iter().skip(1).map(|s| s.timeline.0).collect(),
             fork,
             end,
             bytes: end.bytes_since(fork),
@@ -227,46 +278,49 @@ impl Server {
             kept_segments,
             report: self.places.beside(&name),
         };
-        let text = serde_json::to_string_pretty(&report).map_err(|e| Error::Answer {
+        self.write_report(&report).await?;
+        Ok(report)
+    }
+
+    /// The report as a file.
+    pub(super) async fn write_report(&self, report: &Divergence) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(report).map_err(|e| Error::Answer {
             what: "the divergence report".to_owned(),
             answer: e.to_string(),
         })?;
         files::write(&report.report, format!("{text}\n")).await?;
-        Ok(report)
+        Ok(())
     }
 
+    /// Counts the records of a stretch. `Some` reason when it could not be read to its end.
     async fn read_wal(
         &self,
-        fork: Lsn,
-        timeline: TimelineId,
-    ) -> Result<(Tally, String, bool), Error> {
-        let mut tally = Tally::default();
-        let tool = Tool::new(&self.places.program("pg_waldump"))
+        stretch: &Stretch,
+        tally: &mut Tally,
+    ) -> Result<Option<String>, Error> {
+        let mut tool = Tool::new(&self.places.program("pg_waldump"))
             .arg(format!("--path={}", self.places.data("pg_wal").display()))
-            .arg(format!("--timeline={timeline}"))
-            .arg(format!("--start={fork}"))
+            .arg(format!("--timeline={}", stretch.timeline))
+            .arg(format!("--start={}", stretch.start))
             .env("TZ", "UTC");
-        let read =
-            tool.run_leniently(WALDUMP_DEADLINE, &mut |line| tally.record(line), &mut |_| {}).await;
-        match read {
-            // It ends with an error at the end of the WAL; without one record it is a real one,
-            // unless the server stopped right at the fork.
+        if let Some(end) = stretch.end {
+            tool = tool.arg(format!("--end={end}"));
+        }
+        let mut found = false;
+        let mut count = |line: &str| found |= tally.record(line);
+        match tool.run_leniently(WALDUMP_DEADLINE, &mut count, &mut |_| {}).await {
+            // It ends with an error at the end of the WAL. Without a record before it that is a
+            // failure, unless the server stopped right at the start of the stretch.
             Ok((status, stderr)) => {
-                let at_the_end = stderr.contains("invalid record length")
-                    || stderr.contains("could not find a valid record after")
-                    || stderr.contains("invalid magic number");
-                if tally.end.is_none() && !status.success() && !at_the_end {
-                    let status = status.to_string();
-                    return Err(Error::Command {
-                        program: "pg_waldump".to_owned(),
-                        status,
-                        stderr,
-                    });
+                let at_the_end = END_OF_WAL.iter().any(|words| stderr.contains(words));
+                if found || status.success() || at_the_end {
+                    return Ok(None);
                 }
-                Ok((tally, stderr, true))
+                let status = status.to_string();
+                Err(Error::Command { program: "pg_waldump".to_owned(), status, stderr })
             }
             Err(Error::Deadline { waited, .. }) => {
-                Ok((tally, format!("the reading was given up after {waited:?}"), false))
+                Ok(Some(format!("pg_waldump took longer than {waited:?}")))
             }
             Err(error) => Err(error),
         }
@@ -275,14 +329,13 @@ impl Server {
     async fn keep_wal(
         &self,
         directory: &Path,
-        timeline: TimelineId,
-        fork: Lsn,
+        stretch: &Stretch,
         segment_bytes: u64,
     ) -> Result<Vec<String>, Error> {
         let wal = self.places.data("pg_wal");
         let entries = std::fs::read_dir(&wal).map_err(files::failed("read", &wal))?;
         let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-        let names = segments_from(names, timeline, fork, segment_bytes);
+        let names = segments_from(names, stretch.timeline, stretch.start, segment_bytes);
         let (to, kept) = (directory.to_owned(), names.clone());
         tokio::task::spawn_blocking(move || keep(&wal, &to, &kept))
             .await

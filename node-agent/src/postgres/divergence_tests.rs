@@ -20,7 +20,7 @@ const ABORT: &str = "rmgr: Transaction len (rec/tot):     34/    34, tx:        
 fn records_are_counted() {
     let mut tally = Tally::default();
     for line in [INSERT, SPLIT, COMMIT, COMMIT_WITH_MORE, ABORT, "", "pg_waldump: x lsn: y,"] {
-        tally.record(line);
+        assert_eq!(tally.record(line), line.starts_with("rmgr"), "{line}");
     }
     assert_eq!(tally.transactions, 2);
     assert_eq!(tally.first_commit.as_deref(), Some("2026-11-23 02:45:09.123456 UTC"));
@@ -62,6 +62,7 @@ fn segments_from_the_fork_on() {
 fn the_report_is_readable() {
     let report = Divergence {
         timeline: TimelineId(1),
+        later_timelines: Vec::new(),
         fork: Lsn(0x0300_0000),
         end: Lsn(0x0300_0100),
         bytes: 256,
@@ -81,4 +82,19 @@ fn the_report_is_readable() {
         (json["fork"].as_str(), json["end"].as_str()),
         (Some("0/3000000"), Some("0/3000100"))
     );
+}
+
+#[test]
+fn own_promotions_after_the_fork_count_too() {
+    let own = |timeline, text| TimelineHistory::parse(TimelineId(timeline), text).expect("history");
+    let found = |own: &TimelineHistory, timeline, fork| {
+        let all = stretches(own, TimelineId(timeline), Lsn(fork));
+        all.iter().map(|s| (s.timeline.0, s.start.0, s.end.map(|e| e.0))).collect::<Vec<_>>()
+    };
+    assert_eq!(found(&own(1, ""), 1, 5), [(1, 5, None)]);
+    let twice = own(3, "1\t0/8 x\n2\t0/9 x\n");
+    assert_eq!(found(&twice, 1, 5), [(1, 5, Some(8)), (2, 8, Some(9)), (3, 9, None)]);
+    assert_eq!(found(&twice, 1, 8), [(2, 8, Some(9)), (3, 9, None)]);
+    assert_eq!(found(&twice, 3, 12), [(3, 12, None)]);
+    assert_eq!(found(&twice, 7, 12), [(7, 12, None)]);
 }

@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn users_sync_names_count_only_without_synchronous_mode() {
         let parameters = json!({"parameters": {"synchronous_standby_names": "x"}});
-        let off = merge(&json!({}), &json!({"postgresql": parameters.clone()}));
+        let off = merge(&json!({}), &json!({"postgresql": &parameters}));
         assert_eq!(off.parameters["synchronous_standby_names"], "x");
         let on = merge(&json!({}), &json!({"postgresql": parameters, "synchronous_mode": true}));
         assert!(!on.parameters.contains_key("synchronous_standby_names"));

@@ -59,21 +59,15 @@ impl GuardClient {
     }
 }
 
-/// What the guard says of the process that it guards.
+/// Whether a guard runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Guarded {
-    pub(super) pid: i32,
-    pub(super) armed: Option<Boot>,
-}
-
-fn parse_status(line: &str) -> Option<Guarded> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let ["pid", pid, "start", _, "armed", armed] = words.as_slice() else { return None };
-    let armed = match *armed {
-        "none" => None,
-        ns => Some(Boot(ns.parse().ok()?)),
-    };
-    Some(Guarded { pid: pid.parse().ok()?, armed })
+pub(super) enum Presence {
+    /// None, and nothing of the server that it guarded.
+    Absent,
+    /// It answers, and guards.
+    Guarding,
+    /// It closed the connection instead of answering: it is about to end.
+    Ending,
 }
 
 async fn ask(socket: &Path, request: &str, deadline: Duration) -> io::Result<String> {
@@ -89,12 +83,17 @@ async fn ask(socket: &Path, request: &str, deadline: Duration) -> io::Result<Str
         .unwrap_or_else(|_| Err(io::Error::new(ErrorKind::TimedOut, "the guard did not answer")))
 }
 
-/// Whom the guard guards; `None` when no guard runs.
-pub(super) async fn status(socket: &Path, deadline: Duration) -> io::Result<Option<Guarded>> {
+/// Whether a guard runs, as far as `socket` tells.
+pub(super) async fn presence(socket: &Path, deadline: Duration) -> io::Result<Presence> {
     match ask(socket, "status\n", deadline).await {
-        Ok(line) => Ok(parse_status(&line)),
+        Ok(line) if line.starts_with("pid ") => Ok(Presence::Guarding),
+        Ok(_) => Ok(Presence::Ending),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            Ok(None)
+            Ok(Presence::Absent)
+        }
+        // It ended with the request unread.
+        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            Ok(Presence::Ending)
         }
         Err(e) => Err(e),
     }
@@ -111,14 +110,26 @@ pub(super) async fn arm(socket: &Path, at: Boot, deadline: Duration) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncReadExt;
 
-    #[test]
-    fn status_lines() {
-        let armed = parse_status("pid 12 start 34 armed 56");
-        assert_eq!(armed, Some(Guarded { pid: 12, armed: Some(Boot(56)) }));
-        assert_eq!(parse_status("pid 1 start 2 armed none"), Some(Guarded { pid: 1, armed: None }));
-        for bad in ["", "exited 0", "pid x start 2 armed none", "pid 1 start 2 armed soon"] {
-            assert_eq!(parse_status(bad), None, "{bad}");
+    #[tokio::test]
+    async fn a_guard_that_hangs_up_is_ending() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&path).expect("bind");
+        let wait = Duration::from_secs(5);
+        for (answer, presence) in [
+            ("", Presence::Ending),
+            ("exited 0\n", Presence::Ending),
+            ("pid 1 start 2 armed none\n", Presence::Guarding),
+        ] {
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.expect("accept");
+                stream.read_exact(&mut [0; "status\n".len()]).await.expect("request");
+                stream.write_all(answer.as_bytes()).await.expect("write");
+            };
+            let (seen, ()) = tokio::join!(super::presence(&path, wait), serve);
+            assert_eq!(seen.expect("presence"), presence, "{answer}");
         }
     }
 
@@ -127,9 +138,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().join("s");
         let wait = Duration::from_secs(5);
-        assert_eq!(status(&path, wait).await.expect("absent"), None);
+        assert_eq!(presence(&path, wait).await.expect("absent"), Presence::Absent);
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
-        assert_eq!(status(&path, wait).await.expect("left over"), None);
+        assert_eq!(presence(&path, wait).await.expect("left over"), Presence::Absent);
         assert!(GuardClient::connect(&path, wait).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Starting through the guard, stopping, promoting, and noticing the end.
 
 use super::family::descendants;
+use super::guard_client::Presence;
 use super::process::Postmaster;
 use super::session::Session;
 use super::{
@@ -144,15 +145,15 @@ impl Server {
     async fn guard_gone(&self, deadline: Duration) -> Result<(), Error> {
         let end = Instant::now() + deadline;
         loop {
-            let status = guard_client::status(self.guard_socket(), QUERY_DEADLINE).await;
-            let guarded = status.map_err(|e| self.guard_error(format!("does not answer: {e}")))?;
-            match guarded {
-                None if self.guard_runs() != Some(true) => return Ok(()),
-                None | Some(_) if Instant::now() < end => tokio::time::sleep(POLL).await,
-                None | Some(_) => {
-                    return Err(self.guard_error(format!("still runs after {deadline:?}")));
-                }
+            let seen = guard_client::presence(self.guard_socket(), QUERY_DEADLINE).await;
+            let seen = seen.map_err(|e| self.guard_error(format!("does not answer: {e}")))?;
+            if seen == Presence::Absent && self.guard_runs() != Some(true) {
+                return Ok(());
             }
+            if Instant::now() >= end {
+                return Err(self.guard_error(format!("still runs after {deadline:?}")));
+            }
+            tokio::time::sleep(POLL).await;
         }
     }
 

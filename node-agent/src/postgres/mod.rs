@@ -14,6 +14,7 @@
 
 mod backup;
 mod bootstrap;
+mod catalogue;
 mod command;
 mod conf;
 mod control;
@@ -31,6 +32,7 @@ mod observe;
 mod passfile;
 mod places;
 mod process;
+mod relations;
 mod rewind;
 mod session;
 mod settings;
@@ -50,6 +52,7 @@ use places::Places;
 use process::PidFile;
 use rustix::time::{ClockId, clock_gettime};
 use session::{Session, Target};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -127,6 +130,10 @@ struct Memory {
     guard_runs: Option<Arc<AtomicBool>>,
     /// The command line that the settings ask for is not the one that the server has.
     restart_needed: bool,
+    /// Parameters that were asked for, and whether this PostgreSQL knows them.
+    parameters: BTreeMap<String, bool>,
+    /// Configured parameters that it does not know.
+    left_out: Vec<String>,
 }
 
 /// The PostgreSQL of this node. Every call takes `&self`; share it behind an `Arc`.

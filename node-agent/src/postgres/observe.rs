@@ -60,8 +60,8 @@ impl Server {
         if let Some(runs) = self.guard_runs() {
             return runs;
         }
-        match guard_client::status(self.guard_socket(), deadline).await {
-            Ok(guarded) => guarded.is_some(),
+        match guard_client::presence(self.guard_socket(), deadline).await {
+            Ok(presence) => presence != guard_client::Presence::Absent,
             Err(error) => error.kind() == std::io::ErrorKind::TimedOut,
         }
     }

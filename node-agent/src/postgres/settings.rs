@@ -24,6 +24,7 @@ impl Server {
         {
             files::write(&base, found).await?;
         }
+        let settings = &self.known_only(settings).await?;
         let mut changed = files::write(&main, conf::postgresql_conf(settings)).await?;
         if let Some(lines) = &settings.pg_hba {
             changed |= files::write(&self.places.data(conf::HBA), conf::pg_hba(lines)).await?;
@@ -84,10 +85,18 @@ impl Server {
         Ok(true)
     }
 
-    /// Reloads and waits until sessions see the value.
-    async fn bring_into_force(&self, parameter: &str, wanted: &str) -> Result<(), Error> {
+    /// Reloads if need be and waits until sessions see the value.
+    async fn bring_into_force(
+        &self,
+        parameter: &str,
+        wanted: &str,
+        file_changed: bool,
+    ) -> Result<(), Error> {
         let Some(postmaster) = Postmaster::find(&self.places)? else { return Ok(()) };
-        postmaster.signal(Signal::HUP)?;
+        let mut reloaded = file_changed;
+        if reloaded {
+            postmaster.signal(Signal::HUP)?;
+        }
         if postmaster.file.status != "ready" {
             return Ok(());
         }
@@ -99,6 +108,11 @@ impl Server {
             let value = session.text(&action, sql, &[&parameter], QUERY_DEADLINE).await?;
             if value.as_deref() == Some(wanted) {
                 return Ok(());
+            }
+            if !reloaded {
+                // Written before, and the reload was lost with the agent that wrote it.
+                postmaster.signal(Signal::HUP)?;
+                reloaded = true;
             }
             if Instant::now() >= end {
                 let errors = session.text(&action, FILE_ERRORS, &[], QUERY_DEADLINE).await?;
@@ -120,12 +134,12 @@ impl Server {
     /// # Errors
     /// When a file can't be written or the reload does not take effect.
     pub async fn follow(&self, upstream: &Upstream, settings: &Effective) -> Result<(), Error> {
-        self.write_upstream(upstream, settings).await?;
+        let changed = self.write_upstream(upstream, settings).await?;
         let conninfo = conf::primary_conninfo(upstream, &self.receiver()?);
-        self.bring_into_force("primary_conninfo", &conninfo).await?;
+        self.bring_into_force("primary_conninfo", &conninfo, changed).await?;
         let slot = conf::slot_name(upstream, &self.places.name, settings.use_slots);
         let slot = slot.as_ref().map_or("", |slot| slot.as_str());
-        self.bring_into_force("primary_slot_name", slot).await
+        self.bring_into_force("primary_slot_name", slot, false).await
     }
 
     /// The upstream that `start` or `follow` applied last, by this agent or the one before it.
@@ -153,7 +167,7 @@ impl Server {
             }
             return Ok(());
         };
-        files::write(&path, conf::sync_conf(names)).await?;
-        self.bring_into_force("synchronous_standby_names", names).await
+        let changed = files::write(&path, conf::sync_conf(names)).await?;
+        self.bring_into_force("synchronous_standby_names", names, changed).await
     }
 }

@@ -130,6 +130,20 @@ fn interrupted(name: &str, args: &[&str]) {
 }
 
 #[test]
+fn a_reader_who_leaves_does_not_stop_a_start_half_way() {
+    let programs = StandIns::new(IDLE_AGENT, TOPOLOGY);
+    let dir = own_dir("no-reader");
+    let topology = programs.topology();
+    let common = ["--network", "free", "--bin-dir", text(programs.bin_dir()), "--dir", text(&dir)];
+    let words = [&["up", text(&topology)][..], &common].concat();
+    let mut child = lab(&words).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let lab = TemporaryLab::new(Lab::open(&dir).unwrap());
+    assert!(lab.layout.hosts.iter().all(|host| !lab.processes(host).is_empty()));
+}
+
+#[test]
 fn an_interrupted_up_cleans_up() {
     interrupted("ctrl-c-up", &["up", "--wait"]);
 }

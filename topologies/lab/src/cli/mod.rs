@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::report::say;
 use crate::credentials::Credentials;
 use crate::lab::{Lab, LabError, LabOptions, NetworkChoice};
 use crate::layout::Layout;
@@ -207,31 +208,31 @@ fn execute(command: Command, interrupt: &Interrupt) -> Result<(), LabError> {
         Command::Up { make, wait } => up(&make, wait, interrupt),
         Command::Down { place, keep_data } => down(&place, keep_data),
         Command::Status(place) => {
-            print!("{}", report::status(&place.open()?));
+            say(report::status(&place.open()?).trim_end());
             Ok(())
         }
         Command::Connect(place) => {
-            print!("{}", report::connection_help(&place.open()?));
+            say(report::connection_help(&place.open()?).trim_end());
             Ok(())
         }
         Command::Kill { host, place } => {
             let count = place.open()?.kill_host(&host)?;
-            println!("{host}: power cut, {count} processes ended");
+            say(format_args!("{host}: power cut, {count} processes ended"));
             Ok(())
         }
         Command::Start { host, place } => {
             place.open()?.start_host(&host, interrupt)?;
-            println!("{host}: started");
+            say(format_args!("{host}: started"));
             Ok(())
         }
         Command::KillDc { dc, place } => {
             let count = place.open()?.kill_dc(&dc)?;
-            println!("{dc}: power cut, {count} processes ended");
+            say(format_args!("{dc}: power cut, {count} processes ended"));
             Ok(())
         }
         Command::StartDc { dc, place } => {
             place.open()?.start_dc(&dc, interrupt)?;
-            println!("{dc}: started");
+            say(format_args!("{dc}: started"));
             Ok(())
         }
         Command::Render(make) => render_files(&make),
@@ -242,8 +243,8 @@ fn execute(command: Command, interrupt: &Interrupt) -> Result<(), LabError> {
 
 fn up(make: &Make, wait: bool, interrupt: &Interrupt) -> Result<(), LabError> {
     let lab = Lab::create(&make.topology, &make.options())?;
-    let progress = |line: &str| println!("{line}");
-    println!("lab {} in {}", lab.topology.name, lab.layout.dir.display());
+    let progress = |line: &str| say(line);
+    say(format_args!("lab {} in {}", lab.topology.name, lab.layout.dir.display()));
     let started = lab
         .start(&progress, interrupt)
         .and_then(|()| if wait { lab.wait_ready(&progress, interrupt) } else { Ok(()) });
@@ -251,7 +252,7 @@ fn up(make: &Make, wait: bool, interrupt: &Interrupt) -> Result<(), LabError> {
         clean_up(&lab, &error);
         return Err(error);
     }
-    print!("{}", report::connection_help(&lab));
+    say(report::connection_help(&lab).trim_end());
     Ok(())
 }
 
@@ -274,14 +275,14 @@ fn clean_up(lab: &Lab, error: &LabError) {
 fn down(place: &Place, keep_data: bool) -> Result<(), LabError> {
     let lab = match place.open() {
         Err(LabError::State(state::StateError::NoLab(dir))) => {
-            println!("no lab in {}: nothing to stop", dir.display());
+            say(format_args!("no lab in {}: nothing to stop", dir.display()));
             return Ok(());
         }
         other => other?,
     };
-    lab.down(keep_data, &|line| println!("{line}"))?;
+    lab.down(keep_data, &|line| say(line))?;
     let what = if keep_data { "stopped, data kept in" } else { "stopped and removed from" };
-    println!("lab {} {what} {}", lab.topology.name, lab.layout.dir.display());
+    say(format_args!("lab {} {what} {}", lab.topology.name, lab.layout.dir.display()));
     Ok(())
 }
 
@@ -289,7 +290,7 @@ fn render_files(make: &Make) -> Result<(), LabError> {
     if make.dir.is_some() {
         let lab = Lab::create(&make.topology, &make.options())?;
         for (path, _) in lab.render()? {
-            println!("{}", path.display());
+            say(format_args!("{}", path.display()));
         }
         return Ok(());
     }
@@ -317,7 +318,7 @@ fn render_files(make: &Make) -> Result<(), LabError> {
 }
 
 fn print_file(path: &Path, text: &str) {
-    println!("# {}\n{text}", path.display());
+    say(format_args!("# {}\n{text}", path.display()));
 }
 
 #[cfg(test)]

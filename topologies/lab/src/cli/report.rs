@@ -1,11 +1,17 @@
 //! What `lab` prints about a lab.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write as _};
+use std::io::Write as _;
 
 use crate::credentials::{SUPERUSER, superuser_file};
 use crate::lab::Lab;
 use crate::layout::{Host, POSTGRES_PORT};
 use crate::software::FEDERATOR;
+
+/// Prints a line. A reader who has gone (`lab up | head -1`) is no reason to stop half-way.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
 
 /// What runs on every host, and what the agents say about their cluster.
 pub(crate) fn status(lab: &Lab) -> String {

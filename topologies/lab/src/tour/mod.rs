@@ -13,7 +13,7 @@ use tokio::process::Command;
 
 use self::story::{Act, Chapter, Expect};
 use crate::access::{Access, AccessError};
-use crate::cli::report;
+use crate::cli::report::{self, say};
 use crate::lab::{Lab, LabError, LabOptions};
 use crate::ledger::{Audit, Writer, WriterOptions};
 use crate::prober::{Prober, Record};
@@ -27,6 +27,8 @@ const READING: Duration = Duration::from_secs(5);
 const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// How long the writer may take to go on after an event.
 const ROWS_LIMIT: Duration = Duration::from_secs(60);
+/// How long a datacenter may be without a leader or a node.
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// How long the first primary may take to accept writes.
 const PRIMARY_LIMIT: Duration = Duration::from_secs(30);
 /// The federator's exit code for a refusal.
@@ -106,12 +108,12 @@ pub async fn run(
     let result = tour.play().await;
     let lab = tour.lab;
     if options.keep && !interrupt.is_raised() {
-        println!("\nEverything is left running.");
-        print!("{}", report::connection_help(&lab));
+        say(format_args!("\nEverything is left running."));
+        say(report::connection_help(&lab).trim_end());
         return result;
     }
     let ended = tokio::task::spawn_blocking(move || lab.end(false)).await?;
-    println!("\nEverything is stopped and removed.");
+    say(format_args!("\nEverything is stopped and removed."));
     result.and(ended.map_err(TourError::from))
 }
 
@@ -167,7 +169,7 @@ impl Tour<'_> {
         };
         heading(1, "Two datacenters start on this machine");
         self.blocking(|lab, interrupt| {
-            let progress = |line: &str| println!("{line}");
+            let progress = |line: &str| say(line);
             lab.start(&progress, &interrupt)?;
             lab.wait_ready(&progress, &interrupt)
         })
@@ -187,7 +189,7 @@ impl Tour<'_> {
         let ledger = self.unless_interrupted(writer.stop()).await?;
         let record = prober.stop();
         let audit = self.unless_interrupted(ledger.check_on_primary(&access)).await??;
-        print!("{audit}");
+        say(audit.to_string().trim_end());
         verdict(&audit, &record, &home, start)
     }
 
@@ -198,7 +200,7 @@ impl Tour<'_> {
         writer: Option<&Writer>,
     ) -> Result<(), TourError> {
         heading(number, &chapter.title);
-        println!("{}", chapter.note);
+        say(format_args!("{}", chapter.note));
         for act in &chapter.acts {
             self.perform(act, writer).await?;
         }
@@ -220,27 +222,37 @@ impl Tour<'_> {
             Act::Rows(count) => match writer {
                 Some(writer) => {
                     self.unless_interrupted(writer.wait_for_rows(*count, ROWS_LIMIT)).await??;
-                    println!("(writer: {} rows acknowledged so far)", writer.acknowledged());
+                    say(format_args!(
+                        "(writer: {} rows acknowledged so far)",
+                        writer.acknowledged()
+                    ));
                     Ok(())
                 }
                 None => Ok(()),
             },
+            Act::Ready(dc) => {
+                let dc = dc.clone();
+                let ready = move |lab: Lab, interrupt: Interrupt| {
+                    lab.wait_complete(&dc, READY_LIMIT, &interrupt).map(drop)
+                };
+                self.blocking(ready).await
+            }
             Act::KillDc(dc) => {
                 let name = dc.to_string();
-                println!("\n$ lab kill-dc {dc}");
+                say(format_args!("\n$ lab kill-dc {dc}"));
                 let count = self.blocking(move |lab, _| lab.kill_dc(&name)).await?;
-                println!("{dc}: power cut, {count} processes ended");
+                say(format_args!("{dc}: power cut, {count} processes ended"));
                 Ok(())
             }
             Act::StartDc(dc) => {
                 let name = dc.clone();
-                println!("\n$ lab start-dc {dc}");
+                say(format_args!("\n$ lab start-dc {dc}"));
                 self.blocking(move |lab, interrupt| {
                     lab.start_dc(name.as_str(), &interrupt)?;
                     lab.wait_for_agents(&name, &interrupt)
                 })
                 .await?;
-                println!("{dc}: started");
+                say(format_args!("{dc}: started"));
                 Ok(())
             }
         }
@@ -252,7 +264,7 @@ impl Tour<'_> {
         let mut all = vec!["-f".to_owned(), config];
         all.extend(args.iter().cloned());
         let typed = story::typed(FEDERATOR, &all);
-        println!("\n$ {typed}");
+        say(format_args!("\n$ {typed}"));
         let not_run = |source| TourError::NotRun { command: typed.clone(), source };
         let mut child = Command::new(self.lab.software.program(FEDERATOR))
             .args(&all)
@@ -276,7 +288,7 @@ impl Tour<'_> {
             return Err(TourError::Unexpected { command: typed, seen, wanted });
         }
         if expect == Expect::Refused {
-            println!("({seen}: refused, as it must be)");
+            say(format_args!("({seen}: refused, as it must be)"));
         }
         Ok(())
     }
@@ -304,7 +316,7 @@ impl Tour<'_> {
 }
 
 fn heading(number: usize, title: &str) {
-    println!("\n== {number}. {title}");
+    say(format_args!("\n== {number}. {title}"));
 }
 
 /// The last lines, and whether the tour may end with success.
@@ -312,7 +324,9 @@ fn verdict(audit: &Audit, record: &Record, home: &DcName, start: Instant) -> Res
     if let Some(overlap) = record.overlaps().first() {
         return Err(TourError::TwoPrimaries(overlap.describe(start)));
     }
-    println!("two nodes accepting writes at once: never seen (every node tried every 20 ms)");
+    say(format_args!(
+        "two nodes accepting writes at once: never seen (every node tried every 20 ms)"
+    ));
     let given_up = story::phase_of_loss(home);
     let outside = audit.phases.iter().filter(|phase| phase.label != given_up);
     let lost: usize = outside.map(|phase| phase.lost.len()).sum();
@@ -321,7 +335,9 @@ fn verdict(audit: &Audit, record: &Record, home: &DcName, start: Instant) -> Res
     }
     let accepted = audit.lost().len();
     if accepted > 0 {
-        println!("{accepted} rows were lost with {home}: that is the loss which was attested");
+        say(format_args!(
+            "{accepted} rows were lost with {home}: that is the loss which was attested"
+        ));
     }
     Ok(())
 }

@@ -30,6 +30,9 @@ pub enum Act {
     Phase(String),
     /// The writer goes on until so many further rows are acknowledged.
     Rows(u64),
+    /// Waits until a datacenter has a leader and all its nodes are in service. On a busy machine a
+    /// datacenter can be without one for a moment, and a promotion is refused then.
+    Ready(DcName),
     /// All processes of a datacenter are killed.
     KillDc(DcName),
     /// A datacenter comes back with its old data.
@@ -113,6 +116,7 @@ fn disaster_chapters(federation: &str, home: &str, away: &str) -> [Chapter; 4] {
             acts: vec![
                 Act::Phase(phase_of_loss(&DcName::new(home))),
                 Act::Rows(ROWS),
+                Act::Ready(DcName::new(away)),
                 Act::KillDc(DcName::new(home)),
                 done(&["status"]),
                 Act::Federator {
@@ -126,6 +130,7 @@ fn disaster_chapters(federation: &str, home: &str, away: &str) -> [Chapter; 4] {
             note: "The expected loss is shown first: bytes, seconds, and how old the knowledge is."
                 .to_owned(),
             acts: vec![
+                Act::Ready(DcName::new(away)),
                 Act::Phase(format!("promotion of {away}")),
                 done(&[
                     "promote",
@@ -196,7 +201,7 @@ mod tests {
         let acts = chapters.iter().flat_map(|chapter| &chapter.acts);
         let federator = acts.filter_map(|act| match act {
             Act::Federator { args, expect } => Some((typed("federator", args), *expect)),
-            Act::Phase(_) | Act::Rows(_) | Act::KillDc(_) | Act::StartDc(_) => None,
+            Act::Phase(_) | Act::Rows(_) | Act::Ready(_) | Act::KillDc(_) | Act::StartDc(_) => None,
         });
         federator.filter(|(line, _)| line != "federator status").collect()
     }

@@ -153,7 +153,10 @@ async fn connect(address: &str) -> Result<Client, etcd_client::Error> {
 
 /// The innermost cause: the outer layers only say "transport error".
 fn words(error: &etcd_client::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn std::error::Error = match error {
+        etcd_client::Error::GRpcStatus(status) => status,
+        other => other,
+    };
     while let Some(inner) = cause.source() {
         cause = inner;
     }

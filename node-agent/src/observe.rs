@@ -91,9 +91,10 @@ pub struct HistoryKey(TimelineId, u64);
 pub struct WalRate(VecDeque<(Boot, Lsn)>);
 
 impl WalRate {
-    /// Takes a sample; samples closer than 200 ms are passed over.
+    /// Takes a sample; samples closer than a second are passed over: the jump of a switched segment
+    /// is no rate.
     pub fn sample(&mut self, now: Boot, lsn: Lsn) {
-        let spaced = self.0.back().is_none_or(|(at, _)| now.since(*at).as_millis() >= 200);
+        let spaced = self.0.back().is_none_or(|(at, _)| now.since(*at).as_millis() >= 950);
         if spaced {
             self.0.push_back((now, lsn));
         }

@@ -381,7 +381,7 @@ fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
         }
         None => {
             decision.tend.push(Tend::ApplySettings);
-            if awaits_sync(cluster, running) {
+            if awaits_sync(observed, cluster, running) {
                 decision.wake.after = decision.wake.after.min(SOON);
             }
         }
@@ -407,7 +407,7 @@ fn sync_step(observed: &Observed, cluster: &Cluster, running: &Running) -> Optio
         return (observed.sync_names_set_at.is_some() && !running.sync_names.is_empty())
             .then(|| Tend::SetSyncNames(String::new()));
     }
-    let candidates = sync_candidates(cluster, running);
+    let candidates = sync_candidates(observed, cluster, running);
     let input = SyncInput {
         me: &observed.me.name,
         candidates: &candidates,
@@ -429,15 +429,20 @@ fn sync_step(observed: &Observed, cluster: &Cluster, running: &Running) -> Optio
 }
 
 /// A standby is waited for by PostgreSQL and has not caught up yet: `/sync` is to name it soon.
-fn awaits_sync(cluster: &Cluster, running: &Running) -> bool {
+fn awaits_sync(observed: &Observed, cluster: &Cluster, running: &Running) -> bool {
     let wanted = usize::try_from(cluster.config.synchronous_node_count.max(1)).unwrap_or(1);
-    let possible = sync_candidates(cluster, running).len().min(wanted);
+    let possible = sync_candidates(observed, cluster, running).len().min(wanted);
     cluster.config.effective_sync_mode() != SynchronousMode::Off
         && cluster.sync.value.sync_standby.len() < possible
 }
 
 /// Members that stream to this primary and may be synchronous, the most advanced first.
-fn sync_candidates(cluster: &Cluster, running: &Running) -> Vec<MemberName> {
+///
+/// A member joins once it has flushed WAL of the present timeline: right after a promotion its
+/// sender still shows the old one, and commits would wait until it has switched.
+fn sync_candidates(observed: &Observed, cluster: &Cluster, running: &Running) -> Vec<MemberName> {
+    let history = observed.own_history.as_ref().filter(|h| h.timeline == running.timeline);
+    let began = history.map(|h| h.ancestors.last().map(|a| a.ended_at));
     let mut streaming: Vec<(Lsn, MemberName)> = running
         .senders
         .iter()
@@ -448,7 +453,9 @@ fn sync_candidates(cluster: &Cluster, running: &Running) -> Vec<MemberName> {
                 .values()
                 .find(|m| m.name.as_str().eq_ignore_ascii_case(&s.application_name))?;
             let barred = member.tag("nosync") || member.tag("nofailover");
-            (!barred).then(|| (s.flush_lsn.unwrap_or_default(), member.name.clone()))
+            let joined = cluster.sync.value.covers(&member.name);
+            let ready = joined || began.is_some_and(|began| s.flush_lsn > began);
+            (ready && !barred).then(|| (s.flush_lsn.unwrap_or_default(), member.name.clone()))
         })
         .collect();
     streaming.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));

@@ -131,7 +131,10 @@ impl Etcd {
 
 /// The innermost cause: the outer layers only say "transport error".
 fn cause(error: &EtcdError) -> String {
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &dyn std::error::Error = match error {
+        EtcdError::GRpcStatus(status) => status,
+        other => other,
+    };
     while let Some(inner) = cause.source() {
         cause = inner;
     }

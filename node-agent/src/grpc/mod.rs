@@ -4,6 +4,8 @@
 //! Plain only on a loopback address; with certificates, both sides show one (mTLS).
 
 mod service;
+#[cfg(test)]
+mod service_tests;
 mod tls;
 
 use crate::view::Handle;
@@ -19,6 +21,8 @@ pub use tls::TlsError;
 
 /// The largest message either way, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024;
+/// How long calls under way may take after the shutdown has begun.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
 /// The server could not begin or has failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +72,8 @@ pub fn prepare(
     Ok(Ready { server, listener })
 }
 
-/// Serves until `shutdown` resolves.
+/// Serves until `shutdown` resolves, then lets calls under way finish for a moment: a client that
+/// watches would keep the server for ever.
 ///
 /// # Errors
 /// When the transport fails.
@@ -81,6 +86,23 @@ pub async fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let incoming = TcpListenerStream::new(ready.listener);
-    ready.server.add_service(service).serve_with_incoming_shutdown(incoming, shutdown).await?;
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let shutdown = async {
+        shutdown.await;
+        let _served_already = begun.send(());
+    };
+    let serving =
+        ready.server.add_service(service).serve_with_incoming_shutdown(incoming, shutdown);
+    let cut_off = async {
+        if begins.await.is_ok() {
+            tokio::time::sleep(SHUTDOWN_GRACE).await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = cut_off => tracing::info!("gRPC: calls still under way are cut off"),
+    }
     Ok(())
 }

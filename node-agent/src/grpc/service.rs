@@ -2,8 +2,11 @@
 //! knows is refused here, at the node that it targets.
 
 use crate::clock;
+use crate::postgres::Error as PostgresError;
+use crate::rest::freshness;
 use crate::view::{Handle, View};
 use node_agent_core::observed::RecordView;
+use node_agent_core::time::Boot;
 use node_agent_wire::Epoch;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::proto::agent_server::Agent;
@@ -12,6 +15,7 @@ use node_agent_wire::proto::{
     PromoteRequest, Slot, StatusRequest,
 };
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::Stream;
 use tokio_stream::StreamExt;
@@ -33,6 +37,25 @@ impl Service {
     #[must_use]
     pub fn new(handle: Handle) -> Self {
         Self { handle }
+    }
+
+    /// Wakes the loop and waits for its work: the view that shows it, `None` when the deadline has
+    /// passed. A request under an epoch that is over is refused, also when it turns out to be over
+    /// while it waits.
+    async fn act(
+        &self,
+        epoch: Epoch,
+        deadline: Duration,
+        done: impl Fn(&View) -> bool,
+    ) -> Result<Option<Arc<View>>, Status> {
+        check_epoch(&self.handle.latest(), epoch).map_err(|refused| *refused)?;
+        self.handle.look();
+        let ended = |view: &View| done(view) || check_epoch(view, epoch).is_err();
+        let view = self.handle.until(deadline, ended).await;
+        if let Some(view) = &view {
+            check_epoch(view, epoch).map_err(|refused| *refused)?;
+        }
+        Ok(view)
     }
 }
 
@@ -69,8 +92,33 @@ fn waited(what: &str, view: &View) -> Status {
     ))
 }
 
+/// The checkpoint did not come about. Not `UNAVAILABLE`: that says that nobody answered.
+fn checkpoint_failed(error: &PostgresError) -> Status {
+    let text = format!("CHECKPOINT: {error}; {}", error.hint());
+    match error {
+        PostgresError::Deadline { .. } => Status::deadline_exceeded(text),
+        PostgresError::Config { .. }
+        | PostgresError::File { .. }
+        | PostgresError::Spawn { .. }
+        | PostgresError::Command { .. }
+        | PostgresError::Connect { .. }
+        | PostgresError::Query { .. }
+        | PostgresError::Guard { .. }
+        | PostgresError::Start { .. }
+        | PostgresError::Refused { .. }
+        | PostgresError::Answer { .. } => Status::failed_precondition(text),
+    }
+}
+
+/// Whether PostgreSQL accepts writes under this epoch, and this node leads.
+pub(super) fn promoted(view: &View, epoch: Epoch, now: Boot) -> bool {
+    view.writable()
+        && view.leads(now)
+        && record(view).is_some_and(|r| r.epoch == epoch && r.names_us() && r.fence.is_none())
+}
+
 /// Whether the fence that the request means is acknowledged in this view.
-fn acknowledged(view: &View, epoch: Epoch, operation: &str) -> Option<FenceReply> {
+pub(super) fn acknowledged(view: &View, epoch: Epoch, operation: &str) -> Option<FenceReply> {
     let fence = record(view)?.fence.as_ref()?;
     let same_operation =
         operation.is_empty() || fence.operation.as_ref().is_some_and(|o| o.as_str() == operation);
@@ -148,7 +196,8 @@ impl Agent for Service {
     type WatchStatusStream = StatusStream;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<NodeStatus>, Status> {
-        Ok(Response::new(status(&self.handle, &self.handle.latest())))
+        let view = freshness::view(&self.handle).await;
+        Ok(Response::new(status(&self.handle, &view)))
     }
 
     async fn watch_status(
@@ -167,13 +216,12 @@ impl Agent for Service {
     }
 
     async fn fence(&self, request: Request<FenceRequest>) -> Result<Response<FenceReply>, Status> {
-        let request = request.into_inner();
-        let epoch = Epoch(request.epoch);
-        check_epoch(&self.handle.latest(), epoch).map_err(|refused| *refused)?;
-        self.handle.look();
-        let done = |view: &View| acknowledged(view, epoch, &request.operation).is_some();
-        let view = self.handle.until(deadline(request.deadline_ms), done).await;
-        view.and_then(|v| acknowledged(&v, epoch, &request.operation))
+        let FenceRequest { epoch, operation, deadline_ms } = request.into_inner();
+        let epoch = Epoch(epoch);
+        let done = |view: &View| acknowledged(view, epoch, &operation);
+        let view = self.act(epoch, deadline(deadline_ms), |view| done(view).is_some()).await?;
+        view.as_deref()
+            .and_then(done)
             .map(Response::new)
             .ok_or_else(|| waited("the acknowledgement of the fence", &self.handle.latest()))
     }
@@ -184,20 +232,11 @@ impl Agent for Service {
     ) -> Result<Response<PromoteReply>, Status> {
         let request = request.into_inner();
         let epoch = Epoch(request.epoch);
-        check_epoch(&self.handle.latest(), epoch).map_err(|refused| *refused)?;
-        self.handle.look();
-        let done = |view: &View| {
-            view.writable()
-                && view.leads(clock::boot())
-                && record(view).is_none_or(|r| r.epoch == epoch && r.names_us())
-        };
-        let view = self
-            .handle
-            .until(deadline(request.deadline_ms), |v| done(v) || check_epoch(v, epoch).is_err());
-        let Some(view) = view.await else {
+        let done = |view: &View| promoted(view, epoch, clock::boot());
+        let view = self.act(epoch, deadline(request.deadline_ms), done).await?;
+        let Some(view) = view else {
             return Err(waited("PostgreSQL to accept writes", &self.handle.latest()));
         };
-        check_epoch(&view, epoch).map_err(|refused| *refused)?;
         Ok(Response::new(PromoteReply {
             node: self.handle.config.name.clone(),
             timeline: view.running().map_or(0, |r| r.timeline.0),
@@ -210,11 +249,7 @@ impl Agent for Service {
     ) -> Result<Response<CheckpointReply>, Status> {
         let deadline = deadline(request.into_inner().deadline_ms);
         let begun = clock::boot();
-        self.handle
-            .server
-            .checkpoint(deadline)
-            .await
-            .map_err(|e| Status::unavailable(format!("CHECKPOINT: {e}; {}", e.hint())))?;
+        self.handle.server.checkpoint(deadline).await.map_err(|error| checkpoint_failed(&error))?;
         let took = clock::boot().since(begun);
         Ok(Response::new(CheckpointReply {
             duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),

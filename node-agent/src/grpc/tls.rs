@@ -2,7 +2,11 @@
 
 use node_agent_wire::config::GrpcConfig;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Certificates that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,7 @@ pub fn server(config: &GrpcConfig) -> Result<Option<ServerTlsConfig>, TlsError> 
     };
     Ok(Some(
         ServerTlsConfig::new()
+            .timeout(HANDSHAKE_DEADLINE)
             .identity(Identity::from_pem(certificate, key))
             .client_ca_root(Certificate::from_pem(authority)),
     ))

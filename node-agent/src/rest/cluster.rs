@@ -1,5 +1,6 @@
 //! The body of `GET /cluster` (contract B.5).
 
+use super::standing;
 use node_agent_core::observed::Cluster;
 use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::member::{Member, Role};
@@ -36,8 +37,7 @@ pub fn cluster_json(cluster: &Cluster, scope: &str) -> Value {
 /// The role in the words of this endpoint, which are not those of the member key.
 fn role(cluster: &Cluster, member: &Member) -> &'static str {
     if cluster.leader.as_ref() == Some(&member.name) {
-        let elsewhere = cluster.record.get().is_some_and(|record| !record.names_us());
-        let standby = cluster.config.standby_cluster.is_some() || elsewhere;
+        let standby = standing::follows_another(&cluster.config, &cluster.record);
         return if standby { Role::StandbyLeader.as_str() } else { "leader" };
     }
     let name = member.name.as_str();

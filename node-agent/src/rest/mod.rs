@@ -28,6 +28,8 @@ pub mod switchover;
 #[cfg(test)]
 pub(crate) mod fake_dcs;
 #[cfg(test)]
+pub(crate) mod fake_loop;
+#[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]
 mod http_tests;

@@ -105,7 +105,7 @@ fn the_table() {
             changed(fixture::with_record(fixture::primary(), fenced(1, "dc1")), |v| {
                 v.observed.postgres = recovering();
             }),
-            "....y..yyy..y...",
+            "....yyy.yy...yy.",
         ),
         (
             "record that can't be read",

@@ -4,24 +4,30 @@
 use crate::view::View;
 use node_agent_core::observed::RecordView;
 use node_agent_core::time::Boot;
-use node_agent_wire::dynamic::SynchronousMode;
+use node_agent_wire::dynamic::{Dynamic, SynchronousMode};
+use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::member::{Role, state};
 
-/// The cluster follows another datacenter, by its configuration or by its federation record.
+/// The cluster follows another datacenter: by its configuration or its federation record, or a
+/// fence has stopped it for that.
 #[must_use]
 pub fn in_standby_cluster(view: &View) -> bool {
-    let elsewhere =
-        view.cluster().and_then(|c| c.record.get()).is_some_and(|record| !record.names_us());
-    view.observed.config.standby_cluster.is_some() || elsewhere
+    let record = view.cluster().map_or(&RecordView::Absent, |cluster| &cluster.record);
+    follows_another(&view.observed.config, record)
 }
 
-/// Nobody in this datacenter may accept writes: a fence is set, or the record can't be read.
+/// The same by the values themselves.
 #[must_use]
-pub fn barred(view: &View) -> bool {
+pub fn follows_another(config: &Dynamic, record: &RecordView) -> bool {
+    let elsewhere = |record: &FederationRecord| !record.names_us() || record.fence.is_some();
+    config.standby_cluster.is_some() || record.get().is_some_and(elsewhere)
+}
+
+/// The record can't be read: nobody in this datacenter may accept writes.
+fn record_unreadable(view: &View) -> bool {
     view.cluster().is_some_and(|cluster| match &cluster.record {
-        RecordView::Absent => false,
         RecordView::Unreadable(_) => true,
-        RecordView::Present(keyed) => keyed.value.fence.is_some(),
+        RecordView::Absent | RecordView::Present(_) => false,
     })
 }
 
@@ -34,7 +40,7 @@ pub fn barred(view: &View) -> bool {
 pub fn primary(view: &View, now: Boot) -> bool {
     view.leads(now)
         && !in_standby_cluster(view)
-        && !barred(view)
+        && !record_unreadable(view)
         && view.observed.postgres.may_write()
 }
 

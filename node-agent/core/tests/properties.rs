@@ -18,7 +18,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use support::any::observed;
+use support::any::pressed;
 
 fn dcs(o: &Observed) -> Option<&Cluster> {
     match &o.cluster {
@@ -396,7 +396,7 @@ proptest! {
     })]
 
     #[test]
-    fn every_decision_keeps_the_rules(o in observed()) {
+    fn every_decision_keeps_the_rules(o in pressed()) {
         check(&o);
     }
 }
@@ -405,9 +405,9 @@ proptest! {
 #[test]
 fn the_facts_lead_to_every_act() {
     let mut runner = TestRunner::deterministic();
-    let facts = observed();
+    let facts = pressed();
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..20_000 {
+    for _ in 0..8_000 {
         let o = facts.new_tree(&mut runner).expect("facts").current();
         let name = match decide(&o).act {
             None => "none",
@@ -426,5 +426,5 @@ fn the_facts_lead_to_every_act() {
         *seen.entry(name).or_default() += 1;
     }
     assert_eq!(seen.len(), 12, "{seen:?}");
-    assert!(seen.values().all(|count| *count >= 5), "{seen:?}");
+    assert!(seen.values().all(|count| *count >= 2), "{seen:?}");
 }

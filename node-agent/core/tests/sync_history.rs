@@ -31,6 +31,8 @@ enum Event {
     Replicate(usize, usize),
     Connect(usize),
     Disconnect(usize),
+    /// The leader's agent does all of the following three, undisturbed.
+    Pass,
     /// The agent observes and decides.
     Decide(usize),
     /// The agent carries out what it decided, perhaps long ago.
@@ -128,6 +130,12 @@ impl World {
             }
             Event::Connect(node) if node != self.leader => self.connect(node),
             Event::Disconnect(node) => self.nodes[node].connected = false,
+            Event::Pass => {
+                let leader = self.leader;
+                for step in [Event::Decide(leader), Event::Apply(leader), Event::Measure(leader)] {
+                    self.run(&step);
+                }
+            }
             Event::Decide(node) if node == self.leader => {
                 self.nodes[node].plan = self.decide(node);
             }
@@ -283,14 +291,15 @@ impl World {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => Just(Event::Commit),
-        6 => (0_usize..3, 1_usize..4).prop_map(|(n, count)| Event::Replicate(n, count)),
+        10 => (0_usize..3, 1_usize..6).prop_map(|(n, count)| Event::Replicate(n, count)),
         4 => (0_usize..3).prop_map(Event::Connect),
         2 => (0_usize..3).prop_map(Event::Disconnect),
-        12 => (0_usize..3).prop_map(Event::Decide),
-        10 => (0_usize..3).prop_map(Event::Apply),
-        6 => (0_usize..3).prop_map(Event::Measure),
+        10 => Just(Event::Pass),
+        4 => (0_usize..3).prop_map(Event::Decide),
+        4 => (0_usize..3).prop_map(Event::Apply),
+        2 => (0_usize..3).prop_map(Event::Measure),
         1 => (0_usize..3).prop_map(Event::KillAgent),
-        2 => (0_usize..3).prop_map(Event::TakeOver),
+        1 => (0_usize..3).prop_map(Event::TakeOver),
         1 => Just(Event::Crash),
         1 => (prop::bool::weighted(0.8), any::<bool>(), 1_u32..3)
             .prop_map(|(on, strict, count)| Event::Configure { on, strict, count }),

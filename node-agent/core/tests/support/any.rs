@@ -58,6 +58,36 @@ pub fn observed() -> impl Strategy<Value = Observed> {
         })
 }
 
+/// The same, more often at the places where much is decided: an election, and a leader at work.
+pub fn pressed() -> impl Strategy<Value = Observed> {
+    let standby = any_running().prop_map(|r| Running { in_recovery: true, ..r });
+    let race = (observed().boxed(), standby).prop_map(|(mut o, running)| {
+        o.postgres = Postgres::Running(Box::new(running));
+        at(o, None, Lease { held_until: None })
+    });
+    let held = Lease { held_until: Some(NOW + Duration::from_secs(20)) };
+    let lead = observed().boxed().prop_map(move |o| at(o, Some("pg1".into()), held));
+    let follow =
+        observed().boxed().prop_map(|o| at(o, Some("pg2".into()), Lease { held_until: None }));
+    prop_oneof![2 => observed().boxed(), 3 => race.boxed(), 3 => lead.boxed(), 2 => follow.boxed()]
+}
+
+/// Usual surroundings, so that the decision goes far.
+fn at(mut o: Observed, leader: Option<MemberName>, lease: Lease) -> Observed {
+    (o.lease, o.job, o.stand_back_until, o.me.nofailover) = (lease, None, None, false);
+    if let Fact::Known { value, .. } = &mut o.cluster {
+        value.leader = leader;
+        if o.postgres != Postgres::NoData {
+            value.initialize = Some(SYSTEM.to_owned());
+        }
+        value.members.insert("pg2".into(), member("pg2"));
+        if value.sync.value.leader.as_ref().is_some_and(|l| *l != o.me.name) {
+            value.sync.value = SyncState::default();
+        }
+    }
+    o
+}
+
 fn name() -> impl Strategy<Value = MemberName> {
     select(vec!["pg1", "pg1", "pg2", "pg3"]).prop_map(MemberName::from)
 }
@@ -142,8 +172,8 @@ fn poll() -> impl Strategy<Value = Poll> {
             }
         ),
     ];
-    (moment(), btree_map(name(), answer, 0..3))
-        .prop_map(|(asked_at, answers)| Poll { asked_at, answers })
+    (select(vec![100, 2_900, 3_500]), btree_map(name(), answer, 0..3))
+        .prop_map(|(age, answers)| Poll { asked_at: ago(Duration::from_millis(age)), answers })
 }
 
 fn observer() -> impl Strategy<Value = Observer> {
@@ -222,7 +252,7 @@ fn any_operation(epoch: u64, planned: bool) -> Operation {
 /// Whether the DCS is known, and what it holds.
 fn any_cluster() -> impl Strategy<Value = (bool, Cluster)> {
     let keys = (of(name()), initialize(), config(), btree_set(name(), 0..4), failover(), sync());
-    let more = (record_view(), of(position()), of(lsn()), of(history()), of(lsn()));
+    let more = (record_view(), of(position()), of(lsn()), of(history()), weighted(0.9, lsn()));
     (prop::bool::weighted(0.93), keys, more).prop_map(|(known, keys, more)| {
         let (leader, initialize, config, members, failover, sync) = keys;
         let (record, position, optime, history, slot) = more;
@@ -399,7 +429,7 @@ fn any_sender() -> impl Strategy<Value = Walsender> {
 }
 
 fn any_slot() -> impl Strategy<Value = SlotFact> {
-    let name = select(vec!["pg1", "pg2", "pg3", "dc2", "old"]);
+    let name = select(vec!["pg1", "pg2", "pg2", "pg3", "dc2", "old"]);
     (name, any::<bool>(), any::<bool>(), of(lsn()), prop::bool::weighted(0.2)).prop_map(
         |(name, physical, active, restart_lsn, lost)| SlotFact {
             name: SlotName::from_name(name),

@@ -4,7 +4,7 @@ use crate::clock;
 use crate::keeper::Keeper;
 use crate::postgres::{Effective, Error, Server, StartAs, StopMode};
 use node_agent_core::observed::{Job, JobKind};
-use node_agent_core::postgres::Upstream;
+use node_agent_core::postgres::{Postgres, Upstream};
 use node_agent_core::time::Boot;
 use node_agent_wire::{Lsn, TimelineId};
 use std::path::PathBuf;
@@ -110,6 +110,7 @@ fn lease_end(keeper: &Keeper) -> Boot {
 /// initdb, the first start, users.
 pub async fn initdb(tools: Tools, settings: Effective) -> Result<(), String> {
     let server = &tools.server;
+    clear(server).await?;
     server.initdb().await.map_err(|e| told(&e))?;
     start_primary(&tools, &settings).await?;
     server.create_users().await.map_err(|e| told(&e))
@@ -194,7 +195,23 @@ pub async fn clone(tools: Tools, upstream: Upstream) -> Result<(), String> {
     let progress = |p: crate::postgres::Progress| {
         tracing::info!(done = p.done_bytes, total = p.total_bytes, "base backup");
     };
+    clear(&tools.server).await?;
     tools.server.basebackup(&host, port, progress, COPY_MAX).await.map_err(|e| told(&e))
+}
+
+/// Removes what an interrupted initdb or base backup left; anything else in the directory stays,
+/// and is an error.
+async fn clear(server: &Server) -> Result<(), String> {
+    match server.observe(clock::boot(), Duration::from_secs(5)).await {
+        Postgres::NoData => server.remove_data().await.map_err(|e| told(&e)),
+        Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Running(_)
+        | Postgres::Unresponsive { .. } => {
+            Err(format!("{} is not empty; nothing was changed", server.data_dir().display()))
+        }
+    }
 }
 
 async fn locate(server: &Server, upstream: &Upstream) -> Result<(String, u16), String> {

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -123,7 +124,8 @@ impl Server {
             let postmaster = Postmaster::find(&self.places)?;
             let ready = postmaster.as_ref().is_some_and(|p| p.file.status == "ready");
             // A server can be ready by its file and refuse for a moment more.
-            if ready && self.session(QUERY_DEADLINE.min(deadline)).await.is_ok() {
+            if ready && let Ok(session) = self.borrow(QUERY_DEADLINE.min(deadline)).await {
+                self.give_back(session);
                 return Ok(());
             }
             if postmaster.is_none() && self.guard_runs() != Some(true) {
@@ -168,6 +170,7 @@ impl Server {
     /// When a process outlives SIGKILL, or the control file can't be read afterwards.
     pub async fn stop(&self, mode: StopMode, deadline: Duration) -> Result<ControlData, Error> {
         *self.heartbeat.lock().await = None;
+        drop(self.spare.lock().unwrap_or_else(PoisonError::into_inner).take());
         let signal = match mode {
             StopMode::Fast => Signal::INT,
             StopMode::Immediate => Signal::QUIT,
@@ -226,7 +229,7 @@ impl Server {
         guard_client::arm(self.guard_socket(), guard_deadline, QUERY_DEADLINE.min(deadline))
             .await
             .map_err(|e| self.guard_error(format!("could not be armed for a promotion: {e}")))?;
-        let mut session = self.session(deadline).await?;
+        let mut session = self.borrow(deadline).await?;
         let standby = "SELECT pg_is_in_recovery()::text";
         let left = || end.saturating_duration_since(Instant::now());
         let is_standby = async |session: &mut Session| -> Result<bool, Error> {
@@ -245,6 +248,7 @@ impl Server {
             }
             tokio::time::sleep(POLL).await;
         }
+        self.give_back(session);
         Ok(())
     }
 

@@ -140,6 +140,7 @@ struct Memory {
 pub struct Server {
     places: Places,
     heartbeat: tokio::sync::Mutex<Option<Session>>,
+    spare: Mutex<Option<Session>>,
     memory: Mutex<Memory>,
     started: Notify,
 }
@@ -161,6 +162,7 @@ impl Server {
         Ok(Self {
             places: Places::new(config)?,
             heartbeat: tokio::sync::Mutex::new(None),
+            spare: Mutex::new(None),
             memory: Mutex::default(),
             started: Notify::new(),
         })
@@ -215,6 +217,21 @@ impl Server {
             database: self.places.database.clone(),
             options,
         })
+    }
+
+    /// The spare session, or a new one. Whoever has got an answer gives it back: a login costs
+    /// more than most queries. One that failed is dropped.
+    async fn borrow(&self, deadline: Duration) -> Result<Session, Error> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match spare.filter(|session| !session.is_closed()) {
+            Some(session) => Ok(session),
+            None => Session::connect(&self.local_target("")?, deadline, QUERY_DEADLINE).await,
+        }
+    }
+
+    /// Keeps a session for the next borrower.
+    fn give_back(&self, session: Session) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 
     /// A session of its own: a query that hangs in it delays no other call.

@@ -76,11 +76,12 @@ impl Server {
         }
         postmaster.signal(Signal::HUP)?;
         if postmaster.file.status == "ready" {
-            let mut session = self.session(QUERY_DEADLINE).await?;
+            let mut session = self.borrow(QUERY_DEADLINE).await?;
             let action = "check its configuration files";
             if let Some(reason) = session.text(action, FILE_ERRORS, &[], QUERY_DEADLINE).await? {
                 return Err(Error::Refused { action: "apply all settings".to_owned(), reason });
             }
+            self.give_back(session);
         }
         Ok(true)
     }
@@ -101,12 +102,13 @@ impl Server {
             return Ok(());
         }
         let end = Instant::now() + QUERY_DEADLINE;
-        let mut session = self.session(QUERY_DEADLINE).await?;
+        let mut session = self.borrow(QUERY_DEADLINE).await?;
         let sql = "SELECT current_setting($1)";
         let action = format!("show {parameter}");
         loop {
             let value = session.text(&action, sql, &[&parameter], QUERY_DEADLINE).await?;
             if value.as_deref() == Some(wanted) {
+                self.give_back(session);
                 return Ok(());
             }
             if !reloaded {

@@ -19,17 +19,23 @@ impl Server {
     /// # Errors
     /// When no slot is left (`max_replication_slots`), or a logical one has the name.
     pub async fn create_slot(&self, name: &SlotName) -> Result<(), Error> {
-        let mut session = self.session(QUERY_DEADLINE).await?;
+        let mut session = self.borrow(QUERY_DEADLINE).await?;
         let action = format!("create the replication slot {name}");
         let create = "SELECT slot_name::text FROM pg_create_physical_replication_slot($1, true)";
         match session.text(&action, create, &[&name.as_str()], QUERY_DEADLINE).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                self.give_back(session);
+                return Ok(());
+            }
             Err(error) if has_code(&error, DUPLICATE_OBJECT) => {}
             Err(error) => return Err(error),
         }
         let kind = "SELECT slot_type FROM pg_replication_slots WHERE slot_name = $1";
         match session.text(&action, kind, &[&name.as_str()], QUERY_DEADLINE).await?.as_deref() {
-            Some("physical") | None => Ok(()),
+            Some("physical") | None => {
+                self.give_back(session);
+                Ok(())
+            }
             Some(other) => {
                 Err(Error::Refused { action, reason: format!("a {other} slot has this name") })
             }
@@ -41,7 +47,7 @@ impl Server {
     /// # Errors
     /// When it is in use.
     pub async fn drop_slot(&self, name: &SlotName) -> Result<(), Error> {
-        let mut session = self.session(QUERY_DEADLINE).await?;
+        let mut session = self.borrow(QUERY_DEADLINE).await?;
         let action = format!("drop the replication slot {name}");
         let sql = "SELECT pg_drop_replication_slot($1)::text";
         match session.text(&action, sql, &[&name.as_str()], QUERY_DEADLINE).await {
@@ -56,7 +62,7 @@ impl Server {
     /// # Errors
     /// When the server refuses.
     pub async fn advance_slot(&self, name: &SlotName, to: Lsn) -> Result<(), Error> {
-        let mut session = self.session(QUERY_DEADLINE).await?;
+        let mut session = self.borrow(QUERY_DEADLINE).await?;
         let action = format!("advance the replication slot {name} to {to}");
         let sql = "
             SELECT (SELECT end_lsn FROM pg_replication_slot_advance(slot_name, target.lsn))::text
@@ -64,6 +70,7 @@ impl Server {
             WHERE slot_name = $1 AND NOT active AND restart_lsn < target.lsn";
         let to = to.to_string();
         session.text(&action, sql, &[&name.as_str(), &to], QUERY_DEADLINE).await?;
+        self.give_back(session);
         Ok(())
     }
 

@@ -8,15 +8,16 @@ use serde::Deserialize;
 /// The timeline of the last WAL, for a query over `(SELECT pg_is_in_recovery() AS standby) r`.
 ///
 /// A standby's control file is written at restartpoints only, so its timeline is the highest of
-/// what it received, what it must replay to, and its last restartpoint. While no receiver runs, of
-/// the segment files that hold the end of WAL the one on the highest timeline tells: a receiver
-/// writes a new timeline from the start of the segment of its switch.
+/// what it received, what it must replay to, and its last restartpoint. While no receiver runs, or
+/// may not be seen by this user, of the segment files that hold the end of WAL the one on the
+/// highest timeline tells: a receiver writes a new timeline from the start of the segment of its
+/// switch.
 macro_rules! timeline {
     () => {
         "CASE WHEN r.standby THEN (
       SELECT greatest(c.timeline_id, m.min_recovery_end_timeline,
                       (SELECT received_tli FROM pg_stat_get_wal_receiver()),
-      (SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_stat_get_wal_receiver() WHERE pid IS NOT NULL)
+      (SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_stat_get_wal_receiver() WHERE received_tli IS NOT NULL)
        THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal', true, false) name,
          (SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
             - '0/0'::pg_lsn - 1 AS at, setting::numeric AS bytes

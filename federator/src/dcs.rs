@@ -153,10 +153,10 @@ async fn connect(address: &str) -> Result<Client, etcd_client::Error> {
 
 /// The innermost cause: the outer layers only say "transport error".
 fn words(error: &etcd_client::Error) -> String {
-    let mut cause: &dyn std::error::Error = match error {
-        etcd_client::Error::GRpcStatus(status) => status,
-        other => other,
-    };
+    let mut cause: &dyn std::error::Error = error;
+    if let etcd_client::Error::GRpcStatus(status) = error {
+        cause = status;
+    }
     while let Some(inner) = cause.source() {
         cause = inner;
     }

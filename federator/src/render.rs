@@ -2,12 +2,14 @@
 
 use crate::clock::moment;
 use comfy_table::{ContentArrangement, Table, presets};
+use federator_core::change::moves_primary;
 use federator_core::guards::{Checklist, Refusal, Verdict};
 use federator_core::history::{ClosedOperation, Outcome};
 use federator_core::plan::Plan;
 use federator_core::planner::promotion::describe;
 use federator_core::report::{DcRow, Lag, StatusReport};
 use federator_core::topology::Severity;
+use node_agent_wire::federation::OperationKind;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -88,11 +90,19 @@ pub fn refusals(list: &[Refusal]) -> String {
 #[must_use]
 pub fn plan(plan: &Plan) -> String {
     let mut out = String::new();
-    let _ = writeln!(
-        out,
-        "Plan {}: {} of {} (epoch {}, then {})",
-        plan.id, plan.kind, plan.to, plan.parent.epoch, plan.next_epoch
-    );
+    let word = match plan.kind {
+        OperationKind::Switchover => "to",
+        OperationKind::Setup
+        | OperationKind::Promotion
+        | OperationKind::Rejoin
+        | OperationKind::Fence => "of",
+    };
+    let epoch = if moves_primary(plan.kind) {
+        format!("epoch {} to {}", plan.parent.epoch, plan.next_epoch)
+    } else {
+        format!("epoch {}", plan.next_epoch)
+    };
+    let _ = writeln!(out, "Plan {}: {} {word} {} ({epoch})", plan.id, plan.kind, plan.to);
     for (index, step) in plan.steps.iter().enumerate() {
         let undo = match (&step.undo, step.past_commit) {
             (_, true) => "  [only forward]".to_owned(),

@@ -254,6 +254,19 @@ impl From<&ChangeError> for Refusal {
 }
 
 impl Refusal {
+    /// Something does not answer, or what it would have said is missing: not a verdict about the
+    /// federation itself.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::AgentSilent { .. }
+                | Self::SqlFailed { .. }
+                | Self::PrimaryUnclear { .. }
+        )
+    }
+
     /// What the operator can do; may be empty.
     #[must_use]
     pub fn hint(&self) -> String {

@@ -14,10 +14,10 @@ use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::{DcName, OperationId};
 
 fn refused(refusal: Refusal) -> Exit {
-    let unreachable = matches!(refusal, Refusal::Unreachable { .. });
+    let silence = refusal.is_silence();
     eprint!("{}", render::refusals(&[refusal]));
     eprintln!("Nothing was changed.");
-    if unreachable { Exit::Failed } else { Exit::Refused }
+    if silence { Exit::Failed } else { Exit::Refused }
 }
 
 fn not_changed(error: &UpdateError) -> Exit {

@@ -8,7 +8,7 @@
 //! | 1 | failed before anything was changed: something does not answer, or is in a bad state |
 //! | 2 | usage: arguments or settings |
 //! | 3 | refused by a check; nothing was changed |
-//! | 4 | aborted: turned back before the commit; after a switchover the old primary is primary again |
+//! | 4 | aborted: turned back before the commit; the old primary is primary again |
 //! | 5 | partly done: `federator resume`, `abort` or `rejoin` is needed, as the last line says |
 
 mod consent;
@@ -160,11 +160,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Who does this.
-    pub(crate) fn by(&self) -> String {
+    /// Who does this, where that can be told.
+    pub(crate) fn named(&self) -> Option<String> {
         let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let given = self.common.by.clone().filter(|by| !by.trim().is_empty());
-        given.or_else(|| named("USER")).or_else(|| named("LOGNAME")).unwrap_or_default()
+        given.or_else(|| named("USER")).or_else(|| named("LOGNAME"))
+    }
+
+    /// Who does this, for the records.
+    pub(crate) fn by(&self) -> String {
+        self.named().unwrap_or_else(|| "unknown".to_owned())
     }
 
     pub(crate) fn limit(&self) -> Duration {

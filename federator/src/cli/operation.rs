@@ -7,6 +7,7 @@ use crate::clock::{now_us, operation_id};
 use crate::execute::{self, Aborted, Context, Ending};
 use crate::records::UpdateError;
 use crate::render::{self, Progress};
+use federator_core::guards::Refusal;
 use federator_core::inventory::Inventory;
 use federator_core::loss;
 use federator_core::plan::Plan;
@@ -38,7 +39,8 @@ pub(crate) async fn carry_out(session: &Session, inventory: Inventory, answer: A
         Outcome::Refused(refusals) => {
             eprint!("{}", render::refusals(&refusals));
             eprintln!("Nothing was changed.");
-            return Exit::Refused;
+            let silence = refusals.iter().all(Refusal::is_silence);
+            return if silence { Exit::Failed } else { Exit::Refused };
         }
     };
     if let Err(defect) = plan.check() {

@@ -21,6 +21,11 @@ pub(super) async fn run(
             return Exit::Usage;
         }
     };
+    if attest.is_some() && session.named().is_none() {
+        eprintln!("error: an attestation needs the name of who gives it");
+        eprintln!("hint: add --by NAME");
+        return Exit::Usage;
+    }
     let inventory = collect(&session.federation, Depth::Status, None).await;
     let intent = Intent { attest, max_loss };
     let answer = promotion::plan(&inventory, dc, &intent, &request(session));

@@ -30,6 +30,7 @@ use federator_core::plan::StepKind;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::Phase;
 use std::time::Instant;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How an operation ended.
 #[derive(Debug)]
@@ -62,6 +63,13 @@ pub enum Ending {
 /// before it are not repeated.
 pub async fn run(context: &mut Context<'_>, phase: Phase) -> Ending {
     let mut committed = phase == Phase::Committed;
+    let mut interrupts = match Interrupts::listen() {
+        Ok(interrupts) => interrupts,
+        Err(error) => {
+            let why = format!("could not listen for signals: {error}");
+            return Ending::NotTaken(StepError::Missing(why));
+        }
+    };
     let steps = context.plan.steps.clone();
     let count = steps.len();
     for (index, step) in steps.iter().enumerate() {
@@ -70,7 +78,7 @@ pub async fn run(context: &mut Context<'_>, phase: Phase) -> Ending {
             continue;
         }
         let started = Instant::now();
-        let result = one(context, step.kind).await;
+        let result = one(context, step.kind, &mut interrupts).await;
         match result {
             Ok(note) => {
                 committed |= step.kind == StepKind::Commit;
@@ -90,14 +98,41 @@ pub async fn run(context: &mut Context<'_>, phase: Phase) -> Ending {
     }
 }
 
+/// Ctrl-C and SIGTERM, listened for from the first step on: one that comes between two steps is
+/// found by the next.
+struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupts {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// One step between its journal lines; an interrupt counts as a failure, so that Ctrl-C inside the
 /// write pause gives the primary its right back.
-async fn one(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepError> {
+async fn one(
+    context: &mut Context<'_>,
+    kind: StepKind,
+    interrupts: &mut Interrupts,
+) -> Result<String, StepError> {
     context.begin(kind).await?;
     crash::point(kind.name(), Boundary::Before);
     let note = tokio::select! {
         result = act(context, kind) => result?,
-        _ = tokio::signal::ctrl_c() => return Err(StepError::Interrupted),
+        () = interrupts.next() => return Err(StepError::Interrupted),
     };
     crash::point(kind.name(), Boundary::After);
     context.done(kind, &note).await?;

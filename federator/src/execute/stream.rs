@@ -7,10 +7,13 @@ use federator_core::change;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::OperationKind;
 use node_agent_wire::member::state;
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
+/// When the same line is printed again.
+const REMIND: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let list: Vec<DcName> = match context.plan.kind {
@@ -33,17 +36,18 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
 async fn until_streaming(context: &Context<'_>, dc: &DcName) -> Result<String, StepError> {
     let wait = Wait::new(context.clone_limit);
     let what = format!("{dc} to stream from {}", context.plan.primary);
-    let mut printed = String::new();
+    let mut printed: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
         let (ready, line) = look(context, dc).await;
         if ready {
             return Ok(format!("{dc} streams: {line}"));
         }
-        // The position changes all the time: what is printed again is the change of a state.
+        // The position changes all the time, and some states come and go: each is printed once in
+        // a while.
         let states: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
-        if states != printed {
+        if printed.get(&states).is_none_or(|at| at.elapsed() > REMIND) {
             context.progress.say(&format!("{dc}: {line}"));
-            printed = states;
+            printed.insert(states, Instant::now());
         }
         wait.pause(PAUSE, &what, &line).await?;
     }

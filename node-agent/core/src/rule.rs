@@ -46,13 +46,15 @@ rules! {
         "The cluster is in maintenance mode.",
         "Roles stay as they are. A federation fence counts all the same.";
     AdoptEpoch = 50, "adopt-epoch",
-        "Another datacenter's record is at a later epoch, and this one's still names us as primary.",
+        "Another datacenter's record is at a later epoch, and this one's still names us as \
+         primary.",
         "This datacenter's record takes the later epoch over, with a fence.";
     FenceConflict = 51, "fence-conflict",
         "Another datacenter claims the same epoch for itself.",
         "A fence is written into this datacenter's record, so that the claim can't come back.";
     FenceDemote = 110, "fence-demote",
-        "PostgreSQL accepts writes and the datacenter has no right to: a fence, another primary datacenter, a later epoch or standby_cluster.",
+        "PostgreSQL accepts writes and the datacenter has no right to: a fence, another primary \
+         datacenter, a later epoch or standby_cluster.",
         "Clean shutdown, so that everything acknowledged is shipped; then read-only.";
     FenceAcknowledge = 111, "fence-acknowledge",
         "A fence is set and the leader has stopped writing.",
@@ -169,8 +171,8 @@ impl Rule {
 pub fn document() -> String {
     let mut text = String::from(
         "# Rules of the node-agent\n\n\
-         Each pass of the agent ends with one rule. Its number is in the log line, in `GET /patroni`\n\
-         (`rule`) and in the member key (`why`). Numbers are never reused. This page is made from\n\
+         Each pass of the agent ends with one rule. Its number is in the log line, in\n\
+         `GET /patroni` (`rule`) and in the member key (`why`). Numbers are never reused. This page is made from\n\
          `node-agent/core/src/rule.rs`; a test compares them.\n\n\
          | rule | name | when | then |\n|---|---|---|---|\n",
     );

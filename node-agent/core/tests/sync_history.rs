@@ -200,7 +200,14 @@ impl World {
             Tend::WriteSync { sync, over } => Some(Plan::Write(sync, over)),
             Tend::DeleteSync(over) => Some(Plan::Delete(over)),
             Tend::SetSyncNames(names) => Some(Plan::Names(names)),
-            _ => None,
+            Tend::StartStandby(_)
+            | Tend::Follow(_)
+            | Tend::AskPeers
+            | Tend::AskHistory(_)
+            | Tend::Slot(_)
+            | Tend::ClearFailover { .. }
+            | Tend::PublishLeader
+            | Tend::ApplySettings => None,
         });
         tend.or_else(|| matches!(decision.act, Some(Act::Promote(_))).then_some(Plan::Promote))
     }

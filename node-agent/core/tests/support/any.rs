@@ -16,11 +16,12 @@ use node_agent_wire::federation::{
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::position::Position;
 use node_agent_wire::status::{Failover, Status, SyncState};
-use node_agent_wire::{Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
+use node_agent_wire::{DcName, Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option::{of, weighted};
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Facts that the agent might see, or should never see: both have a decision.
@@ -63,6 +64,8 @@ pub fn pressed() -> impl Strategy<Value = Observed> {
     let standby = any_running().prop_map(|r| Running { in_recovery: true, ..r });
     let race = (observed().boxed(), standby).prop_map(|(mut o, running)| {
         o.postgres = Postgres::Running(Box::new(running));
+        let answers = o.poll.take().map(|poll| poll.answers).unwrap_or_default();
+        o.poll = Some(Poll { asked_at: ago(Duration::from_millis(100)), answers });
         at(o, None, Lease { held_until: None })
     });
     let held = Lease { held_until: Some(NOW + Duration::from_secs(20)) };
@@ -181,13 +184,11 @@ fn observer() -> impl Strategy<Value = Observer> {
         .prop_map(|(beat_seen_at, last_leader)| Observer { beat_seen_at, last_leader })
 }
 
-fn seen() -> impl Strategy<Value = std::collections::BTreeMap<MemberName, Boot>> {
+fn seen() -> impl Strategy<Value = BTreeMap<MemberName, Boot>> {
     btree_map(name(), moment(), 0..3)
 }
 
-fn peers()
--> impl Strategy<Value = std::collections::BTreeMap<node_agent_wire::DcName, Fact<FederationRecord>>>
-{
+fn peers() -> impl Strategy<Value = BTreeMap<DcName, Fact<FederationRecord>>> {
     let fact = prop_oneof![
         3 => dc_record("dc2").prop_map(|value| Fact::Known { value, at: NOW }),
         1 => any::<bool>().prop_map(|tried| Fact::Unknown { since: NOW, tried }),

@@ -143,7 +143,8 @@ fn record_view(text: &str) -> Result<RecordView, String> {
     Ok(RecordView::Present(Box::new(Keyed { value, revision: Revision(43) })))
 }
 
-/// `epoch 1 primary dc1 [fence] [acked] [switchover] [lease] [alone] [claimed TIME] [confirmed TIME]`.
+/// `epoch 1 primary dc1 [fence] [acked] [switchover] [lease] [alone]`, and `claimed` or `confirmed`
+/// with a time.
 fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
     let mut words = Words::of(text);
     if !words.flag("epoch") {

@@ -256,7 +256,7 @@ impl Hands {
                 tracing::warn!(why, "the switchover is not carried out");
                 self.write_at(observed, Leaf::Failover, over, Some("{}".into()), "/failover").await;
             }
-            Tend::PublishLeader => self.publish_leader(observed, cluster).await,
+            Tend::PublishLeader => self.publish_leader(memory, observed, cluster).await,
             Tend::ApplySettings => {
                 let settings = self.settings(observed);
                 if self.applied.as_ref() != Some(&settings) {
@@ -371,9 +371,10 @@ impl Hands {
         self.wake.notify_one();
     }
 
-    async fn publish_leader(&self, observed: &Observed, cluster: &Cluster) {
+    async fn publish_leader(&self, memory: &Memory, observed: &Observed, cluster: &Cluster) {
+        let (path, raw) = (&self.path, &memory.raw);
         let bootstrap = &self.config.bootstrap.dcs;
-        let writes = publish::leader_writes(&self.path, observed, cluster, bootstrap);
+        let writes = publish::leader_writes(path, observed, cluster, raw, bootstrap);
         if writes.is_empty() {
             return;
         }

@@ -143,6 +143,7 @@ pub fn leader_writes(
     path: &ClusterPath,
     observed: &Observed,
     cluster: &Cluster,
+    raw: &RawCluster,
     bootstrap_config: &Map<String, Value>,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -162,8 +163,11 @@ pub fn leader_writes(
         let known = cluster.history.as_ref().is_some_and(|h| h.same_past(own));
         let empty = own.ancestors.is_empty() && cluster.history.is_none();
         if !known && !empty {
+            let before = raw.keys.get(&path.key(Leaf::History));
+            let before = before.and_then(|k| serde_json::from_slice(&k.value).ok());
             let when = clock::iso(observed.wall_us);
-            let rows = own.to_rows("promoted", &when, observed.me.name.as_str());
+            let name = observed.me.name.as_str();
+            let rows = own.to_rows(before.as_ref(), "promoted", &when, name);
             writes.push(put(Leaf::History, rows.to_string()));
         }
     }

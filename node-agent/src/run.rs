@@ -18,14 +18,14 @@ use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::keys::{ClusterPath, Leaf, LeafName};
+use node_agent_wire::member::barred;
 use node_agent_wire::position::Position;
-use node_agent_wire::yaml::truth;
 use node_agent_wire::{MemberName, Revision};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// At shutdown PostgreSQL is given this long before it is stopped hard.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
@@ -164,6 +164,11 @@ impl Agent {
     /// One pass; how long to wait before the next one at the latest.
     async fn pass(&mut self) -> Duration {
         let begun = clock::boot();
+        if self.hands.restart_reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
+            // Nobody waits for it any more, and was told that it failed.
+            self.hands.restart_reply = None;
+            self.memory.request = None;
+        }
         self.hands.tools.keeper.stamp(begun);
         if let Some(outcome) = self.hands.jobs.reap().await {
             self.ended(outcome);
@@ -303,15 +308,13 @@ async fn read_cluster(hands: &Hands, memory: &Memory) -> Result<crate::dcs::RawC
 }
 
 fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
-    let tag = |name: &str| config.tags.get(name);
-    let priority = tag("failover_priority").and_then(serde_json::Value::as_i64);
-    let nofailover = match tag("nofailover").and_then(truth) {
-        Some(flag) => flag,
-        None => priority.is_some_and(|p| p <= 0),
-    };
     Memory {
         started_at: clock::boot(),
-        me: Me { name: member_name(config), nofailover, may_bootstrap: !config.federation.standby },
+        me: Me {
+            name: member_name(config),
+            nofailover: barred(&config.tags, "nofailover", "failover_priority"),
+            may_bootstrap: !config.federation.standby,
+        },
         config: dynamic,
         raw: Arc::default(),
         last_leader: None,

@@ -210,7 +210,7 @@ fn give_way(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
 /// is not over.
 fn may_still_come(observed: &Observed, cluster: &Cluster, candidate: &MemberName) -> bool {
     let alive = cluster.members.get(candidate).is_some_and(|m| {
-        m.data.state == node_agent_wire::member::state::RUNNING && !m.tag("nofailover")
+        m.data.state == node_agent_wire::member::state::RUNNING && !m.nofailover()
     });
     let silent = fresh_poll(observed)
         .is_some_and(|poll| poll.answers.get(candidate) == Some(&PeerAnswer::Silent));

@@ -452,7 +452,7 @@ fn sync_candidates(observed: &Observed, cluster: &Cluster, running: &Running) ->
                 .members
                 .values()
                 .find(|m| m.name.as_str().eq_ignore_ascii_case(&s.application_name))?;
-            let barred = member.tag("nosync") || member.tag("nofailover");
+            let barred = member.nosync() || member.nofailover();
             let joined = cluster.sync.value.covers(&member.name);
             let ready = joined || began.is_some_and(|began| s.flush_lsn > began);
             (ready && !barred).then(|| (s.flush_lsn.unwrap_or_default(), member.name.clone()))

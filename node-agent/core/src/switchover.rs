@@ -82,7 +82,7 @@ fn ready_candidates(cluster: &Cluster, running: &Running) -> Vec<MemberName> {
                 .values()
                 .find(|m| m.name.as_str().eq_ignore_ascii_case(&s.application_name))
         })
-        .filter(|m| !m.tag("nofailover"))
+        .filter(|m| !m.nofailover())
         .filter(|m| !sync.active() || sync.covers(&m.name))
         .map(|m| m.name.clone())
         .collect()

@@ -193,7 +193,7 @@ fn fitness(
     if member.data.state != state::RUNNING {
         return Err("is not running");
     }
-    if barred(member) {
+    if member.nofailover() {
         return Err("is tagged nofailover");
     }
     if cluster.leader.is_none() {
@@ -206,16 +206,6 @@ fn fitness(
         None => member.data.replication_state.as_deref() == Some("streaming"),
     };
     if streams { Ok(()) } else { Err("does not stream from the leader") }
-}
-
-/// `nofailover`, or a `failover_priority` of zero or less (contract C.7).
-fn barred(member: &Member) -> bool {
-    let priority = match member.data.tags.get("failover_priority") {
-        Some(Value::Number(number)) => number.as_i64(),
-        Some(Value::String(text)) => text.trim().parse().ok(),
-        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => None,
-    };
-    member.tag("nofailover") || priority.is_some_and(|priority| priority <= 0)
 }
 
 #[cfg(test)]

@@ -56,14 +56,31 @@ impl TimelineHistory {
         self.timeline == other.timeline && self.ancestors == other.ancestors
     }
 
-    /// The rows of the `/history` key (contract A.4): `[tli, lsn, reason, timestamp, leader]`.
+    /// The rows of the `/history` key (contract A.4): `[tli, lsn, reason, timestamp, leader]`. Rows
+    /// of `before` that tell of the same switch are carried over as they are; the newest one, when
+    /// it is new, gets the timestamp and the leader.
     #[must_use]
-    pub fn to_rows(&self, reason: &str, timestamp: &str, leader: &str) -> Value {
+    pub fn to_rows(
+        &self,
+        before: Option<&Value>,
+        reason: &str,
+        timestamp: &str,
+        leader: &str,
+    ) -> Value {
         let last = self.ancestors.len().saturating_sub(1);
+        let known = |a: &Ancestor| {
+            before?.as_array()?.iter().find(|row| {
+                row.get(0).and_then(Value::as_u64) == Some(u64::from(a.timeline.0))
+                    && row.get(1).and_then(Value::as_u64) == Some(a.ended_at.0)
+            })
+        };
         self.ancestors
             .iter()
             .enumerate()
             .map(|(i, a)| {
+                if let Some(row) = known(a) {
+                    return row.clone();
+                }
                 let mut row =
                     vec![Value::from(a.timeline.0), Value::from(a.ended_at.0), Value::from(reason)];
                 if i == last {
@@ -120,7 +137,12 @@ mod tests {
         let history = from_rows(&rows).expect("rows");
         assert_eq!(history.timeline, TimelineId(2));
         assert_eq!(
-            history.to_rows("no recovery target specified", "2026-01-01T00:00:00+00:00", "pg2"),
+            history.to_rows(
+                None,
+                "no recovery target specified",
+                "2026-01-01T00:00:00+00:00",
+                "pg2"
+            ),
             rows
         );
         assert_eq!(from_rows(&json!([])).map(|h| h.timeline), Some(TimelineId(1)));

@@ -170,10 +170,32 @@ impl Member {
         split_host_port(authority, 5432)
     }
 
+    /// Never to become leader: `nofailover`, or a `failover_priority` of zero or less; the former
+    /// wins when both are there (contract C.7).
+    #[must_use]
+    pub fn nofailover(&self) -> bool {
+        barred(&self.data.tags, "nofailover", "failover_priority")
+    }
+
+    /// Never to be synchronous: `nosync`, or a `sync_priority` of zero or less.
+    #[must_use]
+    pub fn nosync(&self) -> bool {
+        barred(&self.data.tags, "nosync", "sync_priority")
+    }
+
     /// Whether the boolean tag is set, in Patroni's words.
     #[must_use]
     pub fn tag(&self, name: &str) -> bool {
         self.data.tags.get(name).and_then(crate::yaml::truth).unwrap_or(false)
+    }
+}
+
+/// Whether tags bar a member by `flag`, or by a `priority` of zero or less when the flag is absent.
+#[must_use]
+pub fn barred(tags: &BTreeMap<String, Value>, flag: &str, priority: &str) -> bool {
+    match tags.get(flag).and_then(crate::yaml::truth) {
+        Some(barred) => barred,
+        None => tags.get(priority).and_then(Value::as_i64).is_some_and(|p| p <= 0),
     }
 }
 
@@ -215,6 +237,20 @@ mod tests {
         let again = serde_json::to_value(&member.data).expect("json");
         assert_eq!(again["site"], "a");
         assert_eq!(again["xlog_location"], 67_108_864);
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_priority() {
+        for (tags, expected) in [
+            ("{}", false),
+            (r#"{"nofailover":true}"#, true),
+            (r#"{"failover_priority":0}"#, true),
+            (r#"{"failover_priority":2}"#, false),
+            (r#"{"nofailover":false,"failover_priority":0}"#, false),
+        ] {
+            let member = Member::parse("x", format!("{{\"tags\":{tags}}}").as_bytes());
+            assert_eq!(member.nofailover(), expected, "{tags}");
+        }
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! The federator's command line, run against a rig.
+
+use std::time::Duration;
+
+use crate::command::{self, Finished};
+use crate::rig::Rig;
+
+/// How long one command may take; its own deadlines are shorter.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// Exit codes, as documented.
+pub mod exit {
+    /// Done, or nothing to do.
+    pub const DONE: i32 = 0;
+    /// Refused by a check; nothing was changed.
+    pub const REFUSED: i32 = 3;
+    /// Begun, not ended.
+    pub const PARTLY: i32 = 5;
+}
+
+impl Rig {
+    /// Runs `federator -f FILE ARGUMENTS…` to its end.
+    pub async fn federator(&self, arguments: &[&str]) -> Finished {
+        self.federator_in(arguments, &[]).await
+    }
+
+    /// The same, killed at a step's boundary: `<step>:before` or `<step>:after`.
+    pub async fn federator_crashing(&self, arguments: &[&str], at: &str) -> Finished {
+        self.federator_in(arguments, &[("FEDERATOR_CRASH_AT", at)]).await
+    }
+
+    async fn federator_in(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
+        let file = self.lab.layout.federator_config().to_string_lossy().into_owned();
+        let words: Vec<&str> = ["-f", &file].into_iter().chain(arguments.iter().copied()).collect();
+        let variables: Vec<_> = variables.iter().copied().chain([("USER", "tester")]).collect();
+        let program = self.lab.software.program("federator");
+        let done = command::run(&program, &words, &variables, LIMIT).await;
+        let crash = variables.iter().find(|(name, _)| *name == "FEDERATOR_CRASH_AT");
+        let crash = crash.map_or(String::new(), |(name, at)| format!("{name}={at}\n"));
+        self.say(&format!("{crash}{done}"));
+        done
+    }
+
+    /// Makes dc2 the standby of dc1, and waits until both are complete.
+    pub async fn federate(&self) {
+        let _ = self.federator(&["setup", "--yes"]).await.expect(exit::DONE);
+        for dc in &self.lab.topology.datacenters {
+            let leader = self.complete(dc.name.as_str());
+            self.say(&format!("{} is led by {leader}", dc.name));
+        }
+    }
+}

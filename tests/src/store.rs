@@ -1,0 +1,103 @@
+//! One datacenter's etcd, seen and changed past all agents.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions, GetOptions};
+use lab::Lab;
+use lab::render::{NAMESPACE, scope};
+use node_agent_wire::DcName;
+use node_agent_wire::federation::FederationRecord;
+use node_agent_wire::history::{TimelineHistory, from_rows};
+use node_agent_wire::keys::{ClusterPath, Leaf};
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The keys of one cluster.
+pub struct Store {
+    client: Client,
+    path: ClusterPath,
+}
+
+/// A key's value and the revision at which it was last written.
+pub type Found = (String, i64);
+
+impl Store {
+    /// The store of a datacenter of a lab.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub async fn of(lab: &Lab, dc: &str) -> Self {
+        let dc = DcName::new(dc);
+        let endpoints = lab.layout.etcd_endpoints(&dc);
+        let endpoints: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        let options = ConnectOptions::new().with_connect_timeout(LIMIT).with_timeout(LIMIT);
+        let client = Client::connect(&endpoints, Some(options)).await;
+        let client = client.unwrap_or_else(|error| panic!("etcd of {dc}: {error}"));
+        Self { client, path: ClusterPath::new(NAMESPACE, &scope(&lab.topology, &dc)) }
+    }
+
+    /// Every key of the cluster.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn dump(&self) -> BTreeMap<String, Found> {
+        let prefix = GetOptions::new().with_prefix();
+        let response = self.client.clone().get(self.path.prefix(), Some(prefix)).await;
+        let response = response.unwrap_or_else(|e| panic!("reading {}: {e}", self.path.prefix()));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let found = response.kvs().iter();
+        found.map(|kv| (text(kv.key()), (text(kv.value()), kv.mod_revision()))).collect()
+    }
+
+    /// One key; `None` when it is not there.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn get(&self, leaf: Leaf<'_>) -> Option<Found> {
+        let key = self.path.key(leaf);
+        let response = self.client.clone().get(key.as_str(), None).await;
+        let response = response.unwrap_or_else(|error| panic!("reading {key}: {error}"));
+        let kv = response.kvs().first()?;
+        Some((String::from_utf8_lossy(kv.value()).into_owned(), kv.mod_revision()))
+    }
+
+    /// Writes a key, as a person with `etcdctl put` would.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn put(&self, leaf: Leaf<'_>, value: &str) {
+        let key = self.path.key(leaf);
+        let written = self.client.clone().put(key.as_str(), value, None).await;
+        assert!(written.is_ok(), "writing {key}: {written:?}");
+    }
+
+    /// The dynamic configuration.
+    ///
+    /// # Panics
+    /// When it is not there or no JSON.
+    pub async fn config(&self) -> serde_json::Value {
+        let (text, _) = self.get(Leaf::Config).await.unwrap_or_else(|| panic!("no key config"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// The federation record.
+    ///
+    /// # Panics
+    /// When it is not there or garbled.
+    pub async fn record(&self) -> FederationRecord {
+        let found = self.get(Leaf::Federation).await;
+        let (text, _) = found.unwrap_or_else(|| panic!("no key federation"));
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    /// The cluster's timelines, once there was a promotion.
+    ///
+    /// # Panics
+    /// When the key is garbled.
+    pub async fn history(&self) -> Option<TimelineHistory> {
+        let (text, _) = self.get(Leaf::History).await?;
+        let rows = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        Some(from_rows(&rows).unwrap_or_else(|| panic!("no timelines: {text}")))
+    }
+}

@@ -13,12 +13,17 @@ use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
 use node_agent_core::postgres::{Postgres, Upstream};
 use node_agent_core::slots::SlotChange;
 use node_agent_wire::config::LocalConfig;
+use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::federation::{FederationRecord, FenceAck};
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::{MemberName, Revision, SlotName};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+
+/// Commits wait for new names once the checkpointer has read them. It does so within milliseconds
+/// unless it is in the middle of an fsync; this long after the reload, and seen idle, it has.
+const SYNC_NAMES_SETTLE: Duration = Duration::from_secs(1);
 
 /// One question to a source at a time, and its answer.
 #[derive(Default)]
@@ -60,7 +65,7 @@ pub struct Hands {
 }
 
 impl Hands {
-    /// Carries out everything, the idempotent effects first.
+    /// Carries out everything.
     pub async fn apply(&mut self, memory: &mut Memory, observed: &Observed, decision: Decision) {
         let Some(cluster) = observed.cluster.known() else {
             if let Some(act) = decision.act {
@@ -68,10 +73,18 @@ impl Hands {
             }
             return;
         };
+        // Stopping a primary waits for nothing; everything else comes after its preparations.
+        let (urgent, act) = match decision.act {
+            act @ Some(Act::Demote { .. }) => (act, None),
+            act => (None, act),
+        };
+        if let Some(act) = urgent {
+            self.act(memory, observed, Some(cluster), act).await;
+        }
         for tend in decision.tend {
             self.tend(memory, observed, cluster, tend).await;
         }
-        if let Some(act) = decision.act {
+        if let Some(act) = act {
             self.act(memory, observed, Some(cluster), act).await;
         }
     }
@@ -124,9 +137,6 @@ impl Hands {
                 self.jobs.begin(JobKind::Rewind, jobs::rewind(tools, plan));
             }
             Act::AcknowledgeFence(ack) => self.acknowledge(observed, cluster, *ack).await,
-            Act::ReplaceRecord { record, over } => {
-                self.replace_record(observed, &record, over).await;
-            }
             Act::Restart => self.restart(memory, observed, settings),
         }
     }
@@ -232,6 +242,9 @@ impl Hands {
     ) {
         let server = self.tools.server.clone();
         match tend {
+            Tend::ReplaceRecord { record, over } => {
+                self.replace_record(observed, &record, over).await;
+            }
             Tend::StartStandby(upstream) => {
                 let settings = self.settings(observed);
                 self.applied = Some(settings.clone());
@@ -251,9 +264,12 @@ impl Hands {
             Tend::DeleteSync(over) => {
                 self.write_at(observed, Leaf::Sync, over, None, "/sync").await;
             }
-            Tend::SetSyncNames(names) => self.set_sync_names(memory, &names).await,
+            Tend::SetSyncNames(names) => {
+                let off = observed.config.effective_sync_mode() == SynchronousMode::Off;
+                self.set_sync_names(memory, (!off).then_some(names.as_str())).await;
+            }
             Tend::ClearFailover { over, why } => {
-                tracing::warn!(why, "the switchover is not carried out");
+                tracing::info!(why, "the switchover request is cleared");
                 self.write_at(observed, Leaf::Failover, over, Some("{}".into()), "/failover").await;
             }
             Tend::PublishLeader => self.publish_leader(memory, observed, cluster).await,
@@ -269,7 +285,9 @@ impl Hands {
 
     async fn ask_peers(&self, memory: &mut Memory, observed: &Observed, cluster: &Cluster) {
         // Members that have lost their key are asked too, where they answered last.
-        let poll = self.peers.ask(&cluster.members, &observed.me.name).await;
+        let mut members = memory.members.clone();
+        members.extend(cluster.members.clone());
+        let poll = self.peers.ask(&members, &observed.me.name).await;
         memory.poll = Some(poll);
         self.wake.notify_one();
     }
@@ -333,18 +351,45 @@ impl Hands {
         }
     }
 
-    async fn set_sync_names(&self, memory: &mut Memory, names: &str) {
+    /// Sets the names; and later, when they are sure to be in force everywhere, notes the end of WAL
+    /// from which on commits have waited for them.
+    /// `None`: synchronous mode is off, the user's own value is restored.
+    async fn set_sync_names(&self, memory: &mut Memory, names: Option<&str>) {
         let server = &self.tools.server;
-        tracing::info!(names, "synchronous_standby_names");
-        if let Err(error) = server.set_sync_names(Some(names)).await {
-            tracing::warn!(%error, hint = error.hint(), "synchronous_standby_names were not set");
+        let since = memory.sync_names.as_ref().filter(|(known, _)| Some(known.as_str()) == names);
+        let Some((_, since)) = since else {
+            // Whatever happens now: the old position says nothing about these names.
+            memory.sync_names_set_at = None;
+            memory.sync_names = None;
+            tracing::info!(names = names.unwrap_or("(the user's)"), "synchronous_standby_names");
+            match server.set_sync_names(names).await {
+                Ok(()) => memory.sync_names = names.map(|n| (n.to_owned(), clock::boot())),
+                Err(error) => {
+                    let hint = error.hint();
+                    tracing::warn!(%error, hint, "synchronous_standby_names were not set");
+                }
+            }
+            return;
+        };
+        if clock::boot().since(*since) < SYNC_NAMES_SETTLE {
             return;
         }
-        // Whoever has flushed beyond this position was waited for ever since.
+        match server.checkpointer_attends().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, hint = error.hint(), "asking for the checkpointer's state");
+                return;
+            }
+        }
         let after = server.observe(clock::boot(), Duration::from_secs(1)).await;
         memory.sync_names_set_at = match after {
             Postgres::Running(running) => Some(running.lsn),
-            _ => None,
+            Postgres::NoData
+            | Postgres::Unreadable(_)
+            | Postgres::Stopped(_)
+            | Postgres::Starting { .. }
+            | Postgres::Unresponsive { .. } => None,
         };
     }
 
@@ -364,11 +409,14 @@ impl Hands {
         let conditions =
             [Compare::AtRevision(key, over), publish::as_leader(&self.path, &observed.me.name)];
         match self.dcs.write(&conditions, &[write], Self::deadline(observed)).await {
-            Ok(Some(_)) => {}
-            Ok(None) => tracing::info!(what, "it changed meanwhile; looking again"),
+            Ok(Some(_)) => self.wake.notify_one(),
+            Ok(None) => {
+                tracing::info!(what, "it changed meanwhile; looking again");
+                self.wake.notify_one();
+            }
+            // The next pass tries again in its time.
             Err(error) => tracing::warn!(what, %error, "it was not written"),
         }
-        self.wake.notify_one();
     }
 
     async fn publish_leader(&self, memory: &Memory, observed: &Observed, cluster: &Cluster) {

@@ -34,19 +34,14 @@ pub struct Links {
     seen: Table,
     tasks: BTreeMap<DcName, (DcEntry, JoinHandle<()>)>,
     wake: Arc<Notify>,
-    own_epoch: Arc<Mutex<Epoch>>,
+    own: Arc<Mutex<(Epoch, DcName)>>,
 }
 
 impl Links {
     /// None yet; `wake` is notified when a record changes.
     #[must_use]
     pub fn new(wake: Arc<Notify>) -> Self {
-        Self {
-            seen: Table::default(),
-            tasks: BTreeMap::new(),
-            wake,
-            own_epoch: Arc::new(Mutex::new(Epoch(0))),
-        }
+        Self { seen: Table::default(), tasks: BTreeMap::new(), wake, own: Arc::default() }
     }
 
     /// Brings the tasks in line with the record: one for each other datacenter.
@@ -55,7 +50,8 @@ impl Links {
             self.stop_where(|_| true);
             return;
         };
-        *self.own_epoch.lock().unwrap_or_else(PoisonError::into_inner) = record.epoch;
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) =
+            (record.epoch, record.primary.clone());
         let wanted: BTreeMap<&DcName, &DcEntry> =
             record.members.iter().filter(|(dc, _)| **dc != record.dc).collect();
         let gone: Vec<DcName> = self
@@ -86,7 +82,7 @@ impl Links {
             entry.clone(),
             period,
             self.seen.clone(),
-            self.own_epoch.clone(),
+            self.own.clone(),
             self.wake.clone(),
         ));
         self.tasks.insert(dc, (entry, task));
@@ -133,7 +129,7 @@ async fn look_on(
     entry: DcEntry,
     period: Duration,
     table: Table,
-    own_epoch: Arc<Mutex<Epoch>>,
+    own: Arc<Mutex<(Epoch, DcName)>>,
     wake: Arc<Notify>,
 ) {
     let dcs = Etcd::new(&entry.etcd, Login::default());
@@ -141,11 +137,11 @@ async fn look_on(
     loop {
         let begun = clock::boot();
         let look = look(&dcs, &path).await;
-        let known = *own_epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = own.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let changed = {
             let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
             match table.get_mut(&dc) {
-                Some(seen) => note(seen, look, begun, known),
+                Some(seen) => note(seen, look, begun, &known),
                 None => return,
             }
         };
@@ -167,13 +163,14 @@ async fn look(
     Ok((record, position))
 }
 
-/// Takes a look into the table; whether the record's fact changed. A later epoch that was seen
-/// once stays known while its datacenter is out of reach: epochs never go back.
+/// Takes a look into the table; whether the record's fact changed. A later epoch, or another claim
+/// on this one, that was seen once stays known while its datacenter is out of reach: epochs never
+/// go back.
 fn note(
     seen: &mut Seen,
     look: Result<(Option<FederationRecord>, Option<Position>), DcsError>,
     begun: Boot,
-    own_epoch: Epoch,
+    own: &(Epoch, DcName),
 ) -> bool {
     match look {
         Ok((Some(record), position)) => {
@@ -185,7 +182,11 @@ fn note(
             changed
         }
         Ok((None, _)) | Err(_) => match &seen.record {
-            Fact::Known { value, .. } if value.epoch > own_epoch => false,
+            Fact::Known { value, .. }
+                if value.epoch > own.0 || (value.epoch == own.0 && value.primary != own.1) =>
+            {
+                false
+            }
             Fact::Known { at, .. } => {
                 seen.record = Fact::Unknown { since: *at, tried: true };
                 true

@@ -14,6 +14,7 @@ use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::keys::ClusterPath;
+use node_agent_wire::member::Member;
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Lsn, MemberName, SlotName, TimelineId};
 use std::collections::{BTreeMap, VecDeque};
@@ -26,12 +27,12 @@ pub struct Beats(Mutex<Option<(MemberName, u64, Boot)>>);
 
 impl Beats {
     /// A beat was seen at this moment. Only the first sight of a beat counts: seeing it later than
-    /// it was made is safe.
+    /// it was made is safe. Any other number is another beat: an agent that restarts counts anew.
     pub fn saw(&self, position: &Position, now: Boot) {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = latest
             .as_ref()
-            .is_some_and(|(leader, beat, _)| *leader == position.leader && *beat >= position.beat);
+            .is_some_and(|(leader, beat, _)| *leader == position.leader && *beat == position.beat);
         if !known {
             *latest = Some((position.leader.clone(), position.beat, now));
         }
@@ -62,6 +63,10 @@ pub struct Memory {
     pub tried: bool,
     /// Members, and when they were last seen.
     pub members_seen: BTreeMap<MemberName, Boot>,
+    /// Members as they were last seen: those that lost their key are still asked in an election.
+    pub members: BTreeMap<MemberName, Member>,
+    /// `synchronous_standby_names` as this agent set them, and when.
+    pub sync_names: Option<(String, Boot)>,
     /// Starts that failed in a row.
     pub start_failures: u32,
     /// Stand back until then.
@@ -176,6 +181,7 @@ pub async fn observe(
         job: sources.job,
         start_failures: memory.start_failures,
         stand_back_until: memory.stand_back_until,
+        sync_names_ours: sources.server.owns_sync_names(),
         sync_names_set_at: memory.sync_names_set_at,
         request: memory.request,
         slot_errors: memory.slot_errors.clone(),
@@ -217,8 +223,9 @@ fn take_read(
     if let Some(leader) = &view.leader {
         memory.last_leader = Some(leader.clone());
     }
-    for name in view.members.keys() {
+    for (name, member) in &view.members {
         memory.members_seen.insert(name.clone(), read_at);
+        memory.members.insert(name.clone(), member.clone());
     }
     Fact::Known { value: view, at: read_at }
 }
@@ -299,9 +306,10 @@ mod tests {
         };
         beats.saw(&position(3), Boot(10));
         beats.saw(&position(3), Boot(20));
-        beats.saw(&position(2), Boot(30));
         assert_eq!(beats.seen_at(), Some(Boot(10)));
         beats.saw(&position(4), Boot(40));
         assert_eq!(beats.seen_at(), Some(Boot(40)));
+        beats.saw(&position(1), Boot(50));
+        assert_eq!(beats.seen_at(), Some(Boot(50)), "a restarted agent counts anew");
     }
 }

@@ -322,6 +322,8 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         unknown_since: Boot(u64::MAX),
         tried: false,
         members_seen: BTreeMap::<MemberName, Boot>::new(),
+        members: BTreeMap::new(),
+        sync_names: None,
         start_failures: 0,
         stand_back_until: None,
         sync_names_set_at: None,

@@ -79,13 +79,6 @@ pub enum Act {
     },
     /// Write the acknowledgement of the fence into the record.
     AcknowledgeFence(Box<FenceAck>),
-    /// Replace the record by compare-and-set.
-    ReplaceRecord {
-        /// The new record.
-        record: Box<FederationRecord>,
-        /// The revision that it replaces.
-        over: Revision,
-    },
     /// Restart PostgreSQL in its role.
     Restart,
 }
@@ -93,6 +86,13 @@ pub enum Act {
 /// An effect that may be repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tend {
+    /// Replace the record by compare-and-set.
+    ReplaceRecord {
+        /// The new record.
+        record: Box<FederationRecord>,
+        /// The revision that it replaces.
+        over: Revision,
+    },
     /// Start PostgreSQL as a standby.
     StartStandby(Upstream),
     /// Let the running standby follow this source.

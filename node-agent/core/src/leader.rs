@@ -64,13 +64,18 @@ pub(crate) fn stop_writing(blocked: &WriteBlocked) -> Decision {
 }
 
 fn lead_read_only(observed: &Observed, cluster: &Cluster, blocked: &WriteBlocked) -> Decision {
+    let adoption = match &cluster.record {
+        RecordView::Present(keyed) => adopt(observed, keyed, blocked),
+        RecordView::Absent | RecordView::Unreadable(_) => None,
+    };
     if observed.postgres.may_write() {
-        return stop_writing(blocked);
+        // What was learnt is written down in the same pass: this agent may not live to the next.
+        let mut stop = stop_writing(blocked);
+        stop.tend.extend(adoption.into_iter().flat_map(|a| a.tend));
+        return stop;
     }
-    if let RecordView::Present(keyed) = &cluster.record
-        && let Some(decision) = adopt(observed, keyed, blocked)
-    {
-        return decision;
+    if let Some(adoption) = adoption {
+        return adoption;
     }
     if let Some(ack) = acknowledgement(observed, cluster) {
         return Decision::wait(
@@ -192,7 +197,7 @@ fn adopt(
     };
     let wait =
         Decision::wait(rule, blocked.to_string(), Duration::ZERO, "the record to be written");
-    Some(wait.act(Act::ReplaceRecord { record: Box::new(record), over: keyed.revision }))
+    Some(wait.tend(Tend::ReplaceRecord { record: Box::new(record), over: keyed.revision }))
 }
 
 fn unacknowledged(cluster: &Cluster) -> bool {
@@ -375,6 +380,11 @@ fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
         return restart().tend(Tend::PublishLeader);
     }
     match sync_step(observed, cluster, running) {
+        Some(Tend::SetSyncNames(names)) if names == running.sync_names => {
+            // Nothing changes: it is waited until these names are sure to be in force.
+            decision.tend.push(Tend::SetSyncNames(names));
+            decision.wake.after = decision.wake.after.min(SOON);
+        }
         Some(step) => {
             decision.tend.push(step);
             decision.wake = Wake::next();
@@ -404,7 +414,7 @@ fn sync_step(observed: &Observed, cluster: &Cluster, running: &Running) -> Optio
         if state.value.active() {
             return Some(Tend::DeleteSync(state.revision));
         }
-        return (observed.sync_names_set_at.is_some() && !running.sync_names.is_empty())
+        return (observed.sync_names_ours && !running.sync_names.is_empty())
             .then(|| Tend::SetSyncNames(String::new()));
     }
     let candidates = sync_candidates(observed, cluster, running);

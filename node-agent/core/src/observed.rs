@@ -218,7 +218,9 @@ pub struct Observed {
     pub start_failures: u32,
     /// A promotion or rewind failed lately: stand back until then.
     pub stand_back_until: Option<Boot>,
-    /// The end of WAL when `synchronous_standby_names` last took a new value.
+    /// `synchronous_standby_names` is the agent's, not a value of the user's configuration.
+    pub sync_names_ours: bool,
+    /// The end of WAL from which on commits are sure to have waited for the names in force.
     pub sync_names_set_at: Option<Lsn>,
     /// What somebody asked for.
     pub request: Option<Request>,

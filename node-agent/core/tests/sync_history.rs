@@ -200,7 +200,8 @@ impl World {
             Tend::WriteSync { sync, over } => Some(Plan::Write(sync, over)),
             Tend::DeleteSync(over) => Some(Plan::Delete(over)),
             Tend::SetSyncNames(names) => Some(Plan::Names(names)),
-            Tend::StartStandby(_)
+            Tend::ReplaceRecord { .. }
+            | Tend::StartStandby(_)
             | Tend::Follow(_)
             | Tend::AskPeers
             | Tend::AskHistory(_)
@@ -217,6 +218,7 @@ impl World {
         observed.me.name = NODES[me].into();
         observed.config = self.config.clone();
         observed.sync_names_set_at = self.nodes[me].names_set_at;
+        observed.sync_names_ours = true;
         let cluster = dcs(&mut observed);
         cluster.leader = Some(NODES[me].into());
         cluster.config = self.config.clone();

@@ -172,4 +172,10 @@ impl Server {
         let changed = files::write(&path, conf::sync_conf(names)).await?;
         self.bring_into_force("synchronous_standby_names", names, changed).await
     }
+
+    /// Whether [`Self::set_sync_names`] is in force, and not a value of the user's.
+    #[must_use]
+    pub fn owns_sync_names(&self) -> bool {
+        self.places.data(conf::SYNC).exists()
+    }
 }

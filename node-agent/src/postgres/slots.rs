@@ -74,6 +74,20 @@ impl Server {
         Ok(())
     }
 
+    /// Whether the checkpointer waits for work, and so has read the configuration that it was told
+    /// of: it is the process that makes commits wait for `synchronous_standby_names`.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn checkpointer_attends(&self) -> Result<bool, Error> {
+        let mut session = self.borrow(QUERY_DEADLINE).await?;
+        let sql = "SELECT (wait_event IN ('CheckpointerMain', 'CheckpointWriteDelay'))::text
+            FROM pg_stat_activity WHERE backend_type = 'checkpointer'";
+        let answer = session.text("see its checkpointer", sql, &[], QUERY_DEADLINE).await?;
+        self.give_back(session);
+        Ok(answer.as_deref() == Some("true"))
+    }
+
     /// A checkpoint, on a standby a restartpoint.
     ///
     /// # Errors

@@ -153,6 +153,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             job: None,
             start_failures: 0,
             stand_back_until: None,
+            sync_names_ours: false,
             sync_names_set_at: None,
             request: None,
             slot_errors: BTreeMap::new(),

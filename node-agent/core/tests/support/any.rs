@@ -46,6 +46,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 members_seen,
                 start_failures,
                 stand_back_until: stand_back.map(|d| NOW + d),
+                sync_names_ours: names_set_at.is_some(),
                 sync_names_set_at: names_set_at,
                 request,
                 config: view.config.clone(),

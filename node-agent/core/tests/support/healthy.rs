@@ -64,6 +64,7 @@ pub fn cluster() -> Observed {
         job: None,
         start_failures: 0,
         stand_back_until: None,
+        sync_names_ours: false,
         sync_names_set_at: None,
         request: None,
         slot_errors: BTreeMap::new(),

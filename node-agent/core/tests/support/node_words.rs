@@ -28,7 +28,10 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
         "receiver" => {
             running(observed)?.receiver = (value != "none").then(|| receiver(value));
         }
-        "sync names" => running(observed)?.sync_names = value.trim_matches('\'').to_owned(),
+        "sync names" => {
+            observed.sync_names_ours = true;
+            running(observed)?.sync_names = value.trim_matches('\'').to_owned();
+        }
         "sync names set at" => observed.sync_names_set_at = Some(lsn(value)?),
         "own history" => {
             observed.own_history = (value != "none").then(|| history(value)).transpose()?;

@@ -41,9 +41,6 @@ fn act(act: &Act) -> String {
         Act::AcknowledgeFence(ack) => {
             format!("acknowledge {} on timeline {} by {}", ack.checkpoint, ack.timeline, ack.node)
         }
-        Act::ReplaceRecord { record, over } => {
-            format!("record over revision {over}: {}", record_line(record))
-        }
         Act::Restart => "restart".into(),
     }
 }
@@ -58,6 +55,9 @@ fn record_line(record: &FederationRecord) -> String {
 
 fn tend(tend: &Tend) -> String {
     match tend {
+        Tend::ReplaceRecord { record, over } => {
+            format!("record over revision {over}: {}", record_line(record))
+        }
         Tend::StartStandby(source) => format!("start standby of {}", name_of(source)),
         Tend::Follow(source) => format!("follow {}", name_of(source)),
         Tend::AskPeers => "ask peers".into(),

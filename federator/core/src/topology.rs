@@ -217,12 +217,15 @@ fn of_datacenter(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut V
     slots(inventory, dc, view, list);
 }
 
-/// What the agents say that they wait for.
+/// What the agents say that they wait for: the leader first, the others wait for it.
 fn waits(view: &DcView) -> String {
     let live = view.nodes.iter().filter_map(|(n, f)| Some((n, f.known()?.why.clone())));
     let published = view.members.iter().filter_map(|(n, m)| Some((n, m.why.clone()?)));
-    let said = live.chain(published).find(|(_, why)| !why.is_empty());
-    said.map_or(String::new(), |(name, why)| format!("; {name}: {why}"))
+    let said: Vec<_> = live.chain(published).filter(|(_, why)| !why.is_empty()).collect();
+    let leaders = said.iter().find(|(name, _)| view.leader.as_ref() == Some(*name));
+    leaders
+        .or(said.first())
+        .map_or(String::new(), |(name, why)| format!("; {name}: {why}"))
 }
 
 fn fenced_primary(dc: &DcName, view: &DcView, list: &mut Vec<Problem>) {

@@ -63,12 +63,11 @@ async fn look(context: &Context<'_>, dc: &DcName) -> (bool, String) {
     let mut ready = cluster.leader.is_some() && !cluster.members.is_empty();
     let mut words = Vec::new();
     for (name, member) in &cluster.members {
-        let leads = cluster.leader.as_ref() == Some(name);
         match nodes.get(name) {
             Some(Ok(node)) => {
                 let streams = node.replication_state == "streaming";
                 let runs = node.state == state::RUNNING && !node.writable;
-                ready &= runs && (streams || !leads);
+                ready &= runs && streams;
                 let doing = if runs && streams { "streaming" } else { &node.state };
                 let why = if runs || node.why.is_empty() {
                     String::new()

@@ -21,24 +21,32 @@ pub mod exit {
 impl Rig {
     /// Runs `federator -f FILE ARGUMENTS…` to its end.
     pub async fn federator(&self, arguments: &[&str]) -> Finished {
-        self.federator_in(arguments, &[]).await
+        let done = self.run_federator(arguments, &[]).await;
+        self.say(&done.to_string());
+        done
     }
 
-    /// The same, killed at a step's boundary: `<step>:before` or `<step>:after`.
-    pub async fn federator_crashing(&self, arguments: &[&str], at: &str) -> Finished {
-        self.federator_in(arguments, &[("FEDERATOR_CRASH_AT", at)]).await
+    /// The same without a word about it: for looks that are repeated.
+    pub async fn federator_quiet(&self, arguments: &[&str]) -> Finished {
+        self.run_federator(arguments, &[]).await
     }
 
-    async fn federator_in(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
+    /// Runs a command that is killed at a step's boundary: `<step>:before` or `<step>:after`.
+    ///
+    /// # Panics
+    /// When it ends in another way: then it never came there.
+    pub async fn federator_crashing(&self, arguments: &[&str], at: &str) {
+        let done = self.run_federator(arguments, &[("FEDERATOR_CRASH_AT", at)]).await;
+        self.say(&format!("to be killed at {at}\n{done}"));
+        assert_eq!(done.code, None, "it was not killed at {at}:\n{done}");
+    }
+
+    async fn run_federator(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
         let file = self.lab.layout.federator_config().to_string_lossy().into_owned();
         let words: Vec<&str> = ["-f", &file].into_iter().chain(arguments.iter().copied()).collect();
         let variables: Vec<_> = variables.iter().copied().chain([("USER", "tester")]).collect();
         let program = self.lab.software.program("federator");
-        let done = command::run(&program, &words, &variables, LIMIT).await;
-        let crash = variables.iter().find(|(name, _)| *name == "FEDERATOR_CRASH_AT");
-        let crash = crash.map_or(String::new(), |(name, at)| format!("{name}={at}\n"));
-        self.say(&format!("{crash}{done}"));
-        done
+        command::run(&program, &words, &variables, LIMIT).await
     }
 
     /// Makes dc2 the standby of dc1, and waits until both are complete.
@@ -48,5 +56,6 @@ impl Rig {
             let leader = self.complete(dc.name.as_str());
             self.say(&format!("{} is led by {leader}", dc.name));
         }
+        self.settled("dc1").await;
     }
 }

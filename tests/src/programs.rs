@@ -63,11 +63,10 @@ fn profile_directory() -> PathBuf {
 fn check(directory: &Path, check_age: bool) -> Result<(), String> {
     for name in NAMES {
         let program = directory.join(name);
-        let built = fs::metadata(&program).and_then(|meta| meta.modified());
-        let built = built.map_err(|error| format!("no program {}: {error}", program.display()))?;
-        if check_age && let Some(source) = newest_source(repository()).filter(|s| s.0 > built) {
-            let source = source.1.display();
-            return Err(format!("{} is older than {source}", program.display()));
+        let built = modified(&program)
+            .map_err(|error| format!("no program {}: {error}", program.display()))?;
+        if check_age {
+            check_sources(&program, built)?;
         }
     }
     let federator = directory.join("federator");
@@ -77,16 +76,30 @@ fn check(directory: &Path, check_age: bool) -> Result<(), String> {
     if can_crash { Ok(()) } else { Err(fault()) }
 }
 
-/// The source file of our programs that changed last. Tests and scenarios are none of them.
-fn newest_source(root: &Path) -> Option<(SystemTime, PathBuf)> {
-    let crates = ["node-agent", "federator", "topologies/lab"].map(|name| root.join(name));
-    let files = crates.iter().flat_map(|dir| crate::repository::files_below(dir));
-    let sources = files.filter(|path| {
-        let code = path.extension().is_some_and(|e| e == "rs" || e == "proto" || e == "toml");
-        let words = path.to_string_lossy();
-        code && !words.contains("/tests/") && !words.contains("_tests.rs")
-    });
-    sources.filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path))).max()
+/// Cargo lists the sources of a program beside it.
+fn check_sources(program: &Path, built: SystemTime) -> Result<(), String> {
+    let list = program.with_extension("d");
+    let text = fs::read_to_string(&list).map_err(|e| format!("{}: {e}", list.display()))?;
+    for source in listed(&text) {
+        let changed = modified(&source).map_err(|error| {
+            format!("{} needs {}: {error}", program.display(), source.display())
+        })?;
+        if changed > built {
+            return Err(format!("{} is older than {}", program.display(), source.display()));
+        }
+    }
+    Ok(())
+}
+
+fn modified(path: &Path) -> std::io::Result<SystemTime> {
+    fs::metadata(path)?.modified()
+}
+
+/// The paths after the colon of `target: path path`; a blank in a path has a backslash before it.
+fn listed(text: &str) -> Vec<PathBuf> {
+    let Some((_, sources)) = text.trim_end().split_once(": ") else { return Vec::new() };
+    let hidden = sources.replace("\\ ", "\0");
+    hidden.split(' ').map(|path| PathBuf::from(path.replace('\0', " "))).collect()
 }
 
 #[cfg(test)]
@@ -100,8 +113,22 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_looked_at() {
-        let (_, newest) = newest_source(repository()).unwrap();
-        assert!(newest.is_file() && newest.starts_with(repository()), "{}", newest.display());
+    fn the_list_of_sources_is_taken_apart() {
+        let paths = listed("/t/a: /src/a.rs /my\\ src/b.rs\n");
+        assert_eq!(paths, [Path::new("/src/a.rs"), Path::new("/my src/b.rs")]);
+        assert_eq!(listed("/t/a:\n"), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_program_that_is_older_than_its_source_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, source) = (dir.path().join("a"), dir.path().join("a.rs"));
+        fs::write(&source, "").unwrap();
+        fs::write(dir.path().join("a.d"), format!("a: {}\n", source.display())).unwrap();
+        check_sources(&program, modified(&source).unwrap()).unwrap();
+        let fault = check_sources(&program, SystemTime::UNIX_EPOCH).unwrap_err();
+        assert!(fault.ends_with("a.rs") && fault.contains(" is older than "), "{fault}");
+        fs::remove_file(&source).unwrap();
+        assert!(check_sources(&program, SystemTime::now()).is_err(), "a source that is gone");
     }
 }

@@ -224,10 +224,8 @@ impl Hands {
     fn restart(&mut self, memory: &mut Memory, observed: &Observed, settings: Effective) {
         memory.request = None;
         self.applied = Some(settings.clone());
-        let standby_of = match &observed.postgres {
-            Postgres::Running(running) if !running.in_recovery => None,
-            _ => Some(observed.following.clone().unwrap_or(Upstream::Nobody)),
-        };
+        let primary = matches!(&observed.postgres, Postgres::Running(r) if !r.in_recovery);
+        let standby_of = (!primary).then(|| observed.following.clone().unwrap_or(Upstream::Nobody));
         let reply = self.restart_reply.take();
         let tools = self.tools.clone();
         self.jobs.begin(JobKind::Restart, jobs::restart(tools, settings, standby_of, reply));

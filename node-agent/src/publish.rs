@@ -97,14 +97,21 @@ fn state_of(observed: &Observed) -> &'static str {
 /// The role that this member publishes.
 #[must_use]
 pub fn role_of(observed: &Observed) -> Role {
+    let leads = observed.holds_lease();
     match &observed.postgres {
         Postgres::NoData | Postgres::Unreadable(_) => Role::Uninitialized,
         postgres if postgres.may_write() => Role::Primary,
-        Postgres::Stopped(control) if control.was_primary() && observed.holds_lease() => {
-            Role::Demoted
+        Postgres::Stopped(control) if control.was_primary() && leads => Role::Demoted,
+        Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Running(_)
+        | Postgres::Unresponsive { .. } => {
+            if leads && standby_cluster(observed) {
+                Role::StandbyLeader
+            } else {
+                Role::Replica
+            }
         }
-        _ if observed.holds_lease() && standby_cluster(observed) => Role::StandbyLeader,
-        _ => Role::Replica,
     }
 }
 

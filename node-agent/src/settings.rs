@@ -65,6 +65,7 @@ impl Source for Document {
         Box::new(self.clone())
     }
 
+    #[allow(clippy::wildcard_enum_match_arm, reason = "an enum of another crate")]
     fn collect(&self) -> Result<Map<String, Value>, ConfigError> {
         match value(&self.0, &self.1).kind {
             ValueKind::Table(table) => Ok(table),

@@ -223,9 +223,7 @@ fn waits(view: &DcView) -> String {
     let published = view.members.iter().filter_map(|(n, m)| Some((n, m.why.clone()?)));
     let said: Vec<_> = live.chain(published).filter(|(_, why)| !why.is_empty()).collect();
     let leaders = said.iter().find(|(name, _)| view.leader.as_ref() == Some(*name));
-    leaders
-        .or(said.first())
-        .map_or(String::new(), |(name, why)| format!("; {name}: {why}"))
+    leaders.or(said.first()).map_or(String::new(), |(name, why)| format!("; {name}: {why}"))
 }
 
 fn fenced_primary(dc: &DcName, view: &DcView, list: &mut Vec<Problem>) {

@@ -257,32 +257,27 @@ fn check_race(o: &Observed, cluster: &Cluster, running: &Running) {
 }
 
 fn check_record_writes(o: &Observed, decision: &Decision) {
-    match &decision.act {
-        Some(Act::AcknowledgeFence(ack)) => {
-            let cluster = dcs(o).unwrap();
-            let ours = record(cluster).unwrap();
-            assert!(leads(o, cluster) && !writes(&o.postgres));
-            assert!(ours.fence.as_ref().is_some_and(|f| f.ack.is_none()));
-            assert_eq!(ack.node, o.me.name);
-            let Postgres::Stopped(control) = &o.postgres else {
-                let running = running(o).expect("it has stopped, or it replays");
-                assert!(running.in_recovery);
-                assert_eq!(ack.checkpoint.0 + 1, running.replay_lsn.unwrap().0);
-                assert_eq!(running.replay_lsn.unwrap(), running.lsn, "there is more to replay");
-                let published =
-                    cluster.status.optime.max(cluster.position.as_ref().and_then(|p| p.lsn));
-                assert!(ours.primary != ours.dc || running.replay_lsn >= published);
-                return;
-            };
-            assert_eq!(control.state, ControlState::ShutDown);
-            assert_eq!((ack.checkpoint, ack.timeline), (control.checkpoint, control.timeline));
-        }
-        _ => {}
-    }
+    let Some(Act::AcknowledgeFence(ack)) = &decision.act else { return };
+    let cluster = dcs(o).unwrap();
+    let ours = record(cluster).unwrap();
+    assert!(leads(o, cluster) && !writes(&o.postgres));
+    assert!(ours.fence.as_ref().is_some_and(|f| f.ack.is_none()));
+    assert_eq!(ack.node, o.me.name);
+    let Postgres::Stopped(control) = &o.postgres else {
+        let running = running(o).expect("it has stopped, or it replays");
+        assert!(running.in_recovery);
+        assert_eq!(ack.checkpoint.0 + 1, running.replay_lsn.unwrap().0);
+        assert_eq!(running.replay_lsn.unwrap(), running.lsn, "there is more to replay");
+        let published = cluster.status.optime.max(cluster.position.as_ref().and_then(|p| p.lsn));
+        assert!(ours.primary != ours.dc || running.replay_lsn >= published);
+        return;
+    };
+    assert_eq!(control.state, ControlState::ShutDown);
+    assert_eq!((ack.checkpoint, ack.timeline), (control.checkpoint, control.timeline));
 }
 
 /// A record is only replaced by a rightful successor, by the leader, and never before writes end.
-fn check_record(o: &Observed, decision: &Decision) {
+fn check_replacement(o: &Observed, decision: &Decision) {
     for tend in &decision.tend {
         let Tend::ReplaceRecord { record: next, over } = tend else { continue };
         let cluster = dcs(o).unwrap();
@@ -389,6 +384,7 @@ fn check(o: &Observed) {
     check_acquire(o, &decision);
     check_record_writes(o, &decision);
     check_following(o, &decision);
+    check_replacement(o, &decision);
     check_slots(o, &decision);
     check_leaders_writes(o, &decision);
 }
@@ -415,7 +411,11 @@ fn the_facts_lead_to_every_act() {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     for _ in 0..8_000 {
         let o = facts.new_tree(&mut runner).expect("facts").current();
-        let name = match decide(&o).act {
+        let decision = decide(&o);
+        if decision.tend.iter().any(|t| matches!(t, Tend::ReplaceRecord { .. })) {
+            *seen.entry("replace record").or_default() += 1;
+        }
+        let name = match decision.act {
             None => "none",
             Some(Act::Acquire(_)) => "acquire",
             Some(Act::Release) => "release",
@@ -430,6 +430,6 @@ fn the_facts_lead_to_every_act() {
         };
         *seen.entry(name).or_default() += 1;
     }
-    assert_eq!(seen.len(), 11, "{seen:?}");
+    assert_eq!(seen.len(), 12, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 2), "{seen:?}");
 }

@@ -126,8 +126,7 @@ mod tests {
     #[test]
     fn a_missing_config_keeps_the_last_good_one() {
         let path = ClusterPath::new("service", "a");
-        let mut last = Dynamic::default();
-        last.pause = true;
+        let last = Dynamic { pause: true, ..Dynamic::default() };
         assert!(read(&path, &raw(&[("config", "[]")]), &last).config.pause);
         assert!(!read(&path, &raw(&[("config", "{}")]), &last).config.pause);
     }

@@ -130,6 +130,7 @@ impl Etcd {
 }
 
 /// The innermost cause: the outer layers only say "transport error".
+#[allow(clippy::wildcard_enum_match_arm, reason = "an enum of another crate")]
 fn cause(error: &EtcdError) -> String {
     let mut cause: &dyn std::error::Error = match error {
         EtcdError::GRpcStatus(status) => status,
@@ -142,6 +143,7 @@ fn cause(error: &EtcdError) -> String {
 }
 
 /// An answer that another endpoint would give too.
+#[allow(clippy::wildcard_enum_match_arm, reason = "an enum of another crate")]
 fn refusal(what: &'static str, error: &EtcdError) -> Option<DcsError> {
     match error {
         EtcdError::GRpcStatus(status) => {

@@ -287,7 +287,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(value: Value) -> Dynamic {
+    fn read(value: &Value) -> Dynamic {
         Dynamic::read(value.as_object().expect("object"))
     }
 
@@ -308,7 +308,7 @@ mod tests {
             ((3, 10, 10), (3, 1, 1)),
             ((1, 0, 0), (3, 1, 1)),
         ] {
-            let t = read(json!({"ttl": ttl, "loop_wait": wait, "retry_timeout": retry})).timing;
+            let t = read(&json!({"ttl": ttl, "loop_wait": wait, "retry_timeout": retry})).timing;
             let got = (t.ttl.as_secs(), t.loop_wait.as_secs(), t.retry_timeout.as_secs());
             assert_eq!(got, (e_ttl, e_wait, e_retry), "{ttl} {wait} {retry}");
             assert!(t.loop_wait + 2 * t.retry_timeout <= t.ttl);
@@ -317,33 +317,33 @@ mod tests {
 
     #[test]
     fn standby_cluster_is_active_by_host_port_or_restore_command() {
-        assert_eq!(read(json!({"standby_cluster": {}})).standby_cluster, None);
+        assert_eq!(read(&json!({"standby_cluster": {}})).standby_cluster, None);
         assert_eq!(
-            read(json!({"standby_cluster": {"primary_slot_name": "a"}})).standby_cluster,
+            read(&json!({"standby_cluster": {"primary_slot_name": "a"}})).standby_cluster,
             None
         );
-        let standby = read(json!({"standby_cluster": {"host": "a, b", "port": "1,2"}}))
+        let standby = read(&json!({"standby_cluster": {"host": "a, b", "port": "1,2"}}))
             .standby_cluster
             .expect("active");
         assert_eq!(standby.hosts(), [("a".into(), 1), ("b".into(), 2)]);
-        let one = read(json!({"standby_cluster": {"host": "a,b", "port": 6}})).standby_cluster;
+        let one = read(&json!({"standby_cluster": {"host": "a,b", "port": 6}})).standby_cluster;
         assert_eq!(one.expect("active").hosts(), [("a".into(), 6), ("b".into(), 6)]);
     }
 
     #[test]
     fn sync_mode_is_off_in_a_standby_cluster() {
-        let config = read(json!({"synchronous_mode": "on", "standby_cluster": {"host": "a"}}));
+        let config = read(&json!({"synchronous_mode": "on", "standby_cluster": {"host": "a"}}));
         assert_eq!(config.synchronous_mode, SynchronousMode::On);
         assert_eq!(config.effective_sync_mode(), SynchronousMode::Off);
         assert_eq!(
-            read(json!({"synchronous_mode": "quorum"})).effective_sync_mode(),
+            read(&json!({"synchronous_mode": "quorum"})).effective_sync_mode(),
             SynchronousMode::Quorum
         );
     }
 
     #[test]
     fn slots_with_null_are_physical_and_bad_ones_are_named() {
-        let config = read(json!({"slots": {"dc2": null, "x": {"type": "logical"}, "Bad": {}}}));
+        let config = read(&json!({"slots": {"dc2": null, "x": {"type": "logical"}, "Bad": {}}}));
         assert_eq!(config.slots.len(), 1);
         assert_eq!(config.warnings.len(), 2);
     }

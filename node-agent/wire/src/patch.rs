@@ -45,7 +45,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn map(value: Value) -> Map<String, Value> {
+    fn map(value: &Value) -> Map<String, Value> {
         value.as_object().cloned().expect("object")
     }
 
@@ -65,8 +65,8 @@ mod tests {
             (json!({"a": 1}), json!({"a": {"b": 2}}), json!({"a": {"b": 2}}), true),
             (json!({"p": true}), json!({"p": "True"}), json!({"p": true}), false),
         ] {
-            let mut target = map(before.clone());
-            assert_eq!(apply(&mut target, &map(patch.clone())), changed, "{before} + {patch}");
+            let mut target = map(&before);
+            assert_eq!(apply(&mut target, &map(&patch)), changed, "{before} + {patch}");
             assert_eq!(Value::Object(target), after, "{before} + {patch}");
         }
     }

@@ -61,7 +61,10 @@ pub(crate) fn connection_help(lab: &Lab) -> String {
         let program = lab.software.program(FEDERATOR);
         let _ = writeln!(out, "federate: {} -f {} status", program.display(), config.display());
     }
-    let _ = writeln!(out, "look:     lab status --dir {dir}");
-    let _ = writeln!(out, "stop:     lab down --dir {dir}");
+    // The program itself is rarely on the search path.
+    let lab_program = std::env::current_exe().unwrap_or_else(|_| "lab".into());
+    let lab_program = lab_program.display();
+    let _ = writeln!(out, "look:     {lab_program} status --dir {dir}");
+    let _ = writeln!(out, "stop:     {lab_program} down --dir {dir}");
     out
 }

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs what is missing and runs every test: format, lints, unit and property tests, and the
+# end-to-end tests on real etcd and PostgreSQL.
+#
+#   bash tests/run.sh [FILTER]
+#
+# FILTER  only tests whose name contains it; format and lints are left out then
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+# shellcheck source=topologies/install.sh
+. topologies/install.sh
+
+python_venv() {
+    # The tests with Patroni's own tools make a virtual environment.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+}
+mapfile -t packages < <(packages_to_run; packages_to_build; python_venv)
+install_packages tests "${packages[@]}"
+require_cargo tests
+
+# The crash points are compiled into the federator for these tests only.
+features=(--features federator/crash-points)
+if [ "$#" -eq 0 ]; then
+    echo "== format and lints"
+    cargo fmt --check
+    cargo clippy --quiet --locked --workspace --all-targets "${features[@]}" -- -D warnings
+fi
+echo "== build"
+cargo build --quiet --locked --workspace --all-targets "${features[@]}"
+echo "== tests"
+if cargo nextest --version >/dev/null 2>&1; then
+    exec cargo nextest run --locked --workspace --no-fail-fast "${features[@]}" "$@"
+fi
+exec cargo test --locked --workspace --no-fail-fast "${features[@]}" -- --test-threads=2 "$@"

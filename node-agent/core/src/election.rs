@@ -136,7 +136,7 @@ fn observer_wait(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
     (!left.is_zero()).then(|| {
         Decision::wait(
             Rule::ObserverWait,
-            format!("{} may lead for another {} ms", position.leader, left.as_millis()),
+            format!("{} may still lead: its last beat is younger than its TTL", position.leader),
             left,
             "the last leader's TTL",
         )

@@ -349,8 +349,8 @@ impl Hands {
         }
     }
 
-    /// Sets the names; and later, when they are sure to be in force everywhere, notes the end of WAL
-    /// from which on commits have waited for them.
+    /// Sets the names; and later, when they are sure to be in force everywhere, notes the end of
+    /// WAL from which on commits have waited for them.
     /// `None`: synchronous mode is off, the user's own value is restored.
     async fn set_sync_names(&self, memory: &mut Memory, names: Option<&str>) {
         let server = &self.tools.server;

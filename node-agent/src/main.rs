@@ -73,11 +73,15 @@ async fn serve(settings: settings::Settings) -> Result<(), String> {
 
 async fn bind(address: &str) -> Result<tokio::net::TcpListener, String> {
     tokio::net::TcpListener::bind(address).await.map_err(|e| {
-        format!("can't listen on {address}: {e}; is another agent running, or is the address not this host's?")
+        format!(
+            "can't listen on {address}: {e}; is another agent running, or is the address not this \
+             host's?"
+        )
     })
 }
 
-/// Resolves on SIGTERM or SIGINT. SIGHUP does not end the agent; a reload comes with `POST /reload`.
+/// Resolves on SIGTERM or SIGINT. SIGHUP does not end the agent; a reload comes with
+/// `POST /reload`.
 fn stop_signal() -> Result<impl Future<Output = ()>, String> {
     let listen = |kind: SignalKind| signal(kind).map_err(|e| format!("no signal handler: {e}"));
     let mut term = listen(SignalKind::terminate())?;

@@ -3,9 +3,10 @@
 //!
 //! A test makes a [`rig::Rig`], which starts a topology on a free loopback network and takes it
 //! down again; it acts through [`federator`], [`rest`], [`store`] and the lab's own signals; and it
-//! judges by the lab's ledger and prober, by [`rows`], [`federation`] and [`agent_log`]. Nothing sleeps to let
-//! something happen: [`patience`] waits for conditions, with a deadline that says what was waited
-//! for. A failure here is a panic, as in any test, with everything that was seen in its message.
+//! judges by the lab's ledger and prober, by [`rows`], [`federation`] and [`agent_log`]. Nothing
+//! sleeps to let something happen: [`patience`] waits for conditions, with a deadline that says
+//! what was waited for. A failure here is a panic, as in any test, with everything that was seen in
+//! its message.
 
 pub mod agent_log;
 pub mod command;

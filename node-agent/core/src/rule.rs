@@ -172,7 +172,8 @@ pub fn document() -> String {
     let mut text = String::from(
         "# Rules of the node-agent\n\n\
          Each pass of the agent ends with one rule. Its number is in the log line, in\n\
-         `GET /patroni` (`rule`) and in the member key (`why`). Numbers are never reused. This page is made from\n\
+         `GET /patroni` (`rule`) and in the member key (`why`). Numbers are never reused. \
+         This page is made from\n\
          `node-agent/core/src/rule.rs`; a test compares them.\n\n\
          | rule | name | when | then |\n|---|---|---|---|\n",
     );

@@ -17,8 +17,10 @@ macro_rules! timeline {
         "CASE WHEN r.standby THEN (
       SELECT greatest(c.timeline_id, m.min_recovery_end_timeline,
                       (SELECT received_tli FROM pg_stat_get_wal_receiver()),
-      (SELECT CASE WHEN NOT EXISTS (SELECT FROM pg_stat_get_wal_receiver() WHERE received_tli IS NOT NULL)
-       THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) FROM pg_ls_dir('pg_wal', true, false) name,
+      (SELECT CASE WHEN NOT EXISTS
+         (SELECT FROM pg_stat_get_wal_receiver() WHERE received_tli IS NOT NULL)
+       THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int)
+         FROM pg_ls_dir('pg_wal', true, false) name,
          (SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
             - '0/0'::pg_lsn - 1 AS at, setting::numeric AS bytes
           FROM pg_settings WHERE name = 'wal_segment_size') e

@@ -226,7 +226,8 @@ mod tests {
     fn reads_a_patroni_member() {
         let member = Member::parse(
             "pg1",
-            br#"{"conn_url":"postgres://10.0.0.1:5433/postgres","api_url":"http://10.0.0.1:8008/patroni",
+            br#"{"conn_url":"postgres://10.0.0.1:5433/postgres",
+                "api_url":"http://10.0.0.1:8008/patroni",
                 "state":"running","role":"master","version":"4.1.4","xlog_location":67108864,
                 "timeline":3,"site":"a","tags":{"nofailover":"on"}}"#,
         );

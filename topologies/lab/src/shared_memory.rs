@@ -1,10 +1,10 @@
 //! What a PostgreSQL that was killed leaves behind outside its directory.
 //!
 //! Each postmaster holds a small System V segment by which a second one on the same data would
-//! notice it. A clean stop removes the segment and so does the next start, but a lab that is removed
-//! after a power cut has neither, and the system has room for a limited number (SHMMNI). The
-//! segment's key and id are in the seventh line of `postmaster.pid`. (The other kind, POSIX shared
-//! memory, is avoided by `dynamic_shared_memory_type = mmap`, see [`crate::render`].)
+//! notice it. A clean stop removes the segment and so does the next start, but a lab that is
+//! removed after a power cut has neither, and the system has room for a limited number (SHMMNI).
+//! The segment's key and id are in the seventh line of `postmaster.pid`. (The other kind, POSIX
+//! shared memory, is avoided by `dynamic_shared_memory_type = mmap`, see [`crate::render`].)
 
 use std::fs;
 use std::path::Path;

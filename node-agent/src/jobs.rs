@@ -22,6 +22,8 @@ const STOP_MAX: Duration = Duration::from_secs(60);
 const STOP_URGENT_MAX: Duration = Duration::from_millis(500);
 /// The CHECKPOINT before a switchover may take this long, then the shutdown does the rest.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
+/// Finding a server that knows the names of the tables in a divergence report.
+const NAMES_MAX: Duration = Duration::from_secs(10);
 /// A base backup or a rewind.
 const COPY_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -244,11 +246,25 @@ pub struct RewindPlan {
 pub async fn rewind(tools: Tools, plan: RewindPlan) -> Result<(), String> {
     let server = &tools.server;
     server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
-    let lost = server
+    let mut lost = server
         .divergence_report(plan.fork, plan.timeline, plan.keep)
         .await
         .map_err(|e| format!("nothing was discarded, the report of it failed: {}", told(&e)))?;
-    tracing::warn!(?lost, fork = %plan.fork, timeline = %plan.timeline, "discarding divergent WAL");
+    if let Err(error) = server.name_relations(&mut lost, &plan.hosts, NAMES_MAX).await {
+        // The report is written; the WAL's own numbers of the tables stay in it.
+        tracing::warn!(error = %told(&error), "the divergence report names no tables");
+    }
+    tracing::warn!(
+        bytes = lost.bytes,
+        transactions = lost.transactions,
+        first_commit = lost.first_commit.as_deref().unwrap_or("none"),
+        last_commit = lost.last_commit.as_deref().unwrap_or("none"),
+        complete = lost.complete,
+        fork = %plan.fork,
+        timeline = %plan.timeline,
+        report = %lost.report.display(),
+        "discarding divergent WAL"
+    );
     server.rewind(&plan.hosts, COPY_MAX).await.map_err(|e| told(&e))
 }
 

@@ -6,7 +6,7 @@ use crate::fixture::{NOW, ack, inventory, lose, node_mut, operation, record, rec
 use crate::inventory::SqlFacts;
 use crate::loss::MaxLoss;
 use crate::planner::promotion::Intent;
-use node_agent_wire::federation::{Evidence, Fence};
+use node_agent_wire::federation::{Evidence, Fence, LossEstimate};
 use node_agent_wire::{Epoch, Lsn, TimelineId};
 use serde_json::json;
 
@@ -409,4 +409,19 @@ fn fence_by_hand() {
     assert!(fence::confirmable(&inventory, &"dc1".into()).is_err());
     *record_mut(&mut inventory, "dc2") = record("dc2", 2, "dc2");
     assert!(matches!(plan(&inventory, "dc1", true), Err(Refusal::Disagreement { .. })));
+}
+
+#[test]
+fn the_most_that_can_be_lost_is_not_rounded_down() {
+    for (us, wanted) in [(0, "0.0 s"), (1, "0.1 s"), (100_000, "0.1 s"), (1_950_001, "2.0 s")] {
+        let estimate = LossEstimate {
+            known_bytes: 0,
+            bytes_max: Some(8192),
+            span_us_max: Some(us),
+            observation_age_us: Some(199_999),
+        };
+        let words = promotion::describe(&estimate);
+        assert!(words.contains(&format!("at most the last {wanted} (")), "{us}: {words}");
+        assert!(words.ends_with("last observed 0.1 s ago)"), "{us}: {words}");
+    }
 }

@@ -247,13 +247,15 @@ pub fn describe(estimate: &LossEstimate) -> String {
     if !loss::possible(estimate) {
         return "nothing: all WAL of the former primary has been replayed".into();
     }
-    let seconds = |us: i64| format!("{}.{:01} s", us / 1_000_000, us % 1_000_000 / 100_000);
+    let seconds = |us: i64| format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000);
+    // What is said to be the most must not be rounded down.
+    let most = |us: i64| seconds(us.saturating_add(99_999));
     let bytes = estimate
         .bytes_max
         .map_or("an unknown number of bytes".into(), |max| format!("at most {max} bytes"));
     let span = estimate
         .span_us_max
-        .map_or("an unknown time".into(), |us| format!("at most the last {}", seconds(us)));
+        .map_or("an unknown time".into(), |us| format!("at most the last {}", most(us)));
     let age = estimate.observation_age_us.map_or("the primary was never observed".into(), |us| {
         format!("{} bytes behind when last observed {} ago", estimate.known_bytes, seconds(us))
     });

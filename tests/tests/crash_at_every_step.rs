@@ -1,0 +1,384 @@
+//! Goal: the command killed on either side of any step of a switchover or a promotion leaves
+//! something that `resume` ends, and before the commit `abort` too: with exactly one primary
+//! datacenter each time, and with every row that was ever acknowledged.
+//! Method: one federation under load for each kind of operation, its datacenters changing places.
+//! The steps are those of the plan that the command shows; at the end the history of the closed
+//! operations, which no test writes, says whether a step was left out.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use federator_core::history::{ClosedOperation, Outcome};
+use federator_core::plan::{Step, StepKind};
+use federator_core::planner::{promotion, switchover};
+use federator_tests::federator::exit;
+use federator_tests::patience::until;
+use federator_tests::rig::{READY, Rig, assert_nothing_lost};
+use federator_tests::rows;
+use federator_tests::store::Store;
+use lab::ledger::Writer;
+use lab::prober::Prober;
+use node_agent_wire::federation::{FederationRecord, OperationKind, Phase};
+use node_agent_wire::keys::Leaf;
+use node_agent_wire::{DcName, Epoch};
+
+/// Rows that must be acknowledged before a round may end.
+const ROWS_AFTER: u64 = 20;
+/// What `resume` and `abort` say when there is nothing for them.
+const NOTHING_OPEN: &str = "Nothing to do: no operation is in progress";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Before,
+    After,
+}
+
+/// One place to be killed at, and what is true there.
+#[derive(Clone, Copy, Debug)]
+struct Boundary {
+    kind: StepKind,
+    side: Side,
+    /// The records hold the operation.
+    open: bool,
+    /// The commit has happened.
+    committed: bool,
+}
+
+impl Boundary {
+    fn name(&self) -> String {
+        let side = match self.side {
+            Side::Before => "before",
+            Side::After => "after",
+        };
+        format!("{}:{side}", self.kind.name())
+    }
+
+    /// Every place of a plan, in order.
+    fn all(steps: &[Step]) -> Vec<Self> {
+        let both = steps.iter().flat_map(|step| [(step, Side::Before), (step, Side::After)]);
+        let place = |(step, side): (&Step, Side)| {
+            let done = |kind| step.kind == kind && side == Side::After;
+            let untaken = step.kind == StepKind::Take && side == Side::Before;
+            Self {
+                kind: step.kind,
+                side,
+                open: !untaken && !done(StepKind::Close),
+                committed: step.past_commit || done(StepKind::Commit),
+            }
+        };
+        both.map(place).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Resume,
+    Abort,
+}
+
+/// Every place, first with an abort where that is allowed, then with a resume.
+fn rounds(steps: &[Step]) -> Vec<(Boundary, Way)> {
+    let ways = |at: Boundary| {
+        let back = (!at.committed).then_some((at, Way::Abort));
+        back.into_iter().chain([(at, Way::Resume)])
+    };
+    Boundary::all(steps).into_iter().flat_map(ways).collect()
+}
+
+struct Scene {
+    rig: Rig,
+    prober: Prober,
+    /// The datacenter that is primary between two rounds, and the one that is not.
+    primary: String,
+    standby: String,
+    epoch: Epoch,
+    /// Where the command was killed so far.
+    killed_at: BTreeSet<(&'static str, Side)>,
+    /// How many operations must be in the history, by their outcome.
+    done: usize,
+    aborted: usize,
+}
+
+impl Scene {
+    async fn set(test: &'static str) -> (Self, Writer) {
+        let rig = Rig::start(test, "two-dc.yaml");
+        rig.federate().await;
+        let epoch = rig.records().await["dc1"].epoch;
+        let writer = rig.writer("before").await;
+        let prober = rig.prober().await;
+        let (primary, standby) = ("dc1".to_owned(), "dc2".to_owned());
+        let killed_at = BTreeSet::new();
+        let scene = Self { rig, prober, primary, standby, epoch, killed_at, done: 0, aborted: 0 };
+        (scene, writer)
+    }
+
+    fn dcs(&self) -> (DcName, DcName) {
+        (DcName::new(&self.primary), DcName::new(&self.standby))
+    }
+
+    /// Waits until the command may be carried out, and checks that it shows these steps.
+    async fn assert_planned(&self, command: &[&str], steps: &[Step]) {
+        let words = [command, &["--dry-run"]].concat();
+        let shown = until(&format!("a plan for {}", command.join(" ")), READY, async || {
+            let done = self.rig.federator_quiet(&words).await;
+            if done.code == Some(exit::DONE) { Ok(done.stdout) } else { Err(done.to_string()) }
+        })
+        .await;
+        let known = steps.iter().map(|step| (step.kind.name().to_owned(), step.past_commit));
+        assert_eq!(planned(&shown), known.collect::<Vec<_>>());
+    }
+
+    /// Runs the command until it is killed, and checks what the records say then.
+    async fn crash(&mut self, command: &[&str], at: Boundary) {
+        self.rig.federator_crashing(command, &at.name()).await;
+        self.killed_at.insert((at.kind.name(), at.side));
+        let record = self.record_of(&self.standby).await;
+        let phase = record.operation.as_ref().map(|operation| operation.phase);
+        let expected = match (at.open, at.committed) {
+            (false, _) => None,
+            (true, true) => Some(Phase::Committed),
+            (true, false) => Some(Phase::Running),
+        };
+        assert_eq!(phase, expected, "at {}: {record:?}", at.name());
+        let epoch = if at.committed { self.epoch.next() } else { self.epoch };
+        assert_eq!(record.epoch, epoch, "at {}: {record:?}", at.name());
+        if at.open && at.committed {
+            let _ = self.rig.federator(&["abort", "--yes"]).await.expect(exit::REFUSED);
+            let after = self.record_of(&self.standby).await;
+            let both = [&record, &after].map(|r| (r.epoch, &r.primary, &r.operation));
+            assert_eq!(both[0], both[1], "a refused abort has changed something");
+        }
+    }
+
+    /// Goes on after the crash; the end is the caller's to judge.
+    async fn mend(&mut self, at: Boundary, way: Way) -> String {
+        let command = match way {
+            Way::Resume => "resume",
+            Way::Abort => "abort",
+        };
+        let done = self.rig.federator(&[command, "--yes"]).await.expect(exit::DONE);
+        assert_eq!(done.stdout.contains(NOTHING_OPEN), !at.open, "{done}");
+        let again = self.rig.federator_quiet(&["resume", "--yes"]).await.expect(exit::DONE);
+        assert!(again.stdout.contains(NOTHING_OPEN), "{again}");
+        if at.open && way == Way::Abort {
+            self.aborted += 1;
+        } else if at.open || at.committed {
+            self.done += 1;
+        }
+        done.stdout
+    }
+
+    /// The standby datacenter has become primary.
+    fn moved(&mut self) {
+        std::mem::swap(&mut self.primary, &mut self.standby);
+        self.epoch = self.epoch.next();
+    }
+
+    /// One primary by the records, the status and every single node; clients write on.
+    async fn at_rest(&self, writer: &Writer) {
+        let records = self.rig.settled(&self.primary).await;
+        assert_eq!(records[&self.primary].epoch, self.epoch, "{records:?}");
+        self.one_writer(&self.primary).await;
+        self.rig.rows(writer, ROWS_AFTER).await;
+    }
+
+    /// Waits until one node accepts writes, and checks that it is in `dc`.
+    async fn one_writer(&self, dc: &str) {
+        let inside = self.rig.nodes_of(dc);
+        until(&format!("one writable node, in {dc}"), READY, async || {
+            let writable = self.writable().await;
+            if writable.len() == 1 && inside.contains(&writable[0]) {
+                Ok(())
+            } else {
+                Err(format!("writable: {writable:?}"))
+            }
+        })
+        .await;
+    }
+
+    /// The nodes that are no standby by PostgreSQL's own word.
+    async fn writable(&self) -> Vec<String> {
+        let sql = "SELECT pg_is_in_recovery()::text";
+        let mut found = Vec::new();
+        for node in &self.rig.access.nodes {
+            if rows::value(&self.rig.access, node, sql).await.is_ok_and(|value| value == "false") {
+                found.push(node.name.clone());
+            }
+        }
+        found
+    }
+
+    async fn record_of(&self, dc: &str) -> FederationRecord {
+        Store::of(&self.rig.lab, dc).await.record().await
+    }
+
+    /// Every step that an operation of this kind has ever begun was killed on both sides, and no
+    /// operation was closed twice, or in another way than the rounds say.
+    async fn assert_complete(&self, kind: OperationKind) {
+        let store = Store::of(&self.rig.lab, &self.primary).await;
+        let (text, _) = store.get(Leaf::FederationHistory).await.unwrap();
+        let all: Vec<ClosedOperation> = serde_json::from_str(&text).unwrap();
+        let closed: Vec<_> = all.iter().filter(|entry| entry.kind == kind).collect();
+        let count = |o: Outcome| closed.iter().filter(|entry| entry.outcome == o).count();
+        assert_eq!((count(Outcome::Done), count(Outcome::Aborted)), (self.done, self.aborted));
+        let begun: BTreeSet<&str> =
+            closed.iter().flat_map(|entry| &entry.steps).map(|line| line.step.as_str()).collect();
+        let both = |step: &&'static str| [(*step, Side::Before), (*step, Side::After)];
+        let killed_at: BTreeSet<(&str, Side)> = self.killed_at.iter().copied().collect();
+        let steps: BTreeSet<&'static str> = self.killed_at.iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, begun, "the steps that were killed, and those that there are");
+        assert_eq!(killed_at, steps.iter().flat_map(both).collect(), "not on both sides");
+    }
+}
+
+/// The steps in what `--dry-run` prints: name, and whether there is no way back.
+fn planned(text: &str) -> Vec<(String, bool)> {
+    let lines = text.lines().skip_while(|line| !line.starts_with("Plan "));
+    let numbered = lines.filter_map(|line| {
+        let (number, rest) = line.trim_start().split_once(". ")?;
+        number.parse::<usize>().ok()?;
+        let name = rest.split_whitespace().next()?.to_owned();
+        Some((name, line.ends_with("[only forward]")))
+    });
+    numbered.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switchover_killed_anywhere_goes_on_or_back() {
+    let (mut scene, writer) = Scene::set("crash-switchover").await;
+    let steps = |scene: &Scene| {
+        let (from, to) = scene.dcs();
+        switchover::steps(&from, &to)
+    };
+    for (at, way) in rounds(&steps(&scene)) {
+        let to = scene.standby.clone();
+        let command = ["switchover", "--to", &to, "--yes"];
+        scene.assert_planned(&command, &steps(&scene)).await;
+        writer.phase(&format!("{} {way:?}", at.name()));
+        scene.crash(&command, at).await;
+        let said = scene.mend(at, way).await;
+        match way {
+            Way::Abort if at.open => assert!(said.contains("and accepts writes"), "{said}"),
+            Way::Resume if at.open || at.committed => scene.moved(),
+            Way::Abort | Way::Resume => {}
+        }
+        scene.at_rest(&writer).await;
+    }
+    scene.assert_complete(OperationKind::Switchover).await;
+    let ledger = writer.stop().await;
+    assert_nothing_lost(&scene.rig.audit(&ledger).await);
+    scene.rig.assert_one_primary(&scene.prober.snapshot());
+    rows::wait_identical(&scene.rig.access, READY).await;
+}
+
+/// Why the primary datacenter is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// An operator fenced it: its agents have acknowledged.
+    Fenced,
+    /// Its nodes are without power, its etcd answers.
+    NodesLost,
+    /// All of it is without power.
+    AllLost,
+}
+
+impl Scene {
+    /// One promotion, killed and mended; whoever was fenced or lost is back at the end.
+    async fn promotion(&mut self, cause: Cause, at: Boundary, way: Way) {
+        let (from, to) = (self.primary.clone(), self.standby.clone());
+        let attest = ["--attest", "no power"];
+        let name = self.rig.lab.topology.name.to_string();
+        let command = ["promote", &to, "--yes", "--confirm", &name];
+        let command = match cause {
+            Cause::Fenced => command.to_vec(),
+            Cause::NodesLost | Cause::AllLost => [&command[..], &attest].concat(),
+        };
+        self.give_up(&from, cause).await;
+        self.assert_planned(&command, &self.promotion_steps(cause)).await;
+        self.crash(&command, at).await;
+        let moves = at.committed || (at.open && way == Way::Resume);
+        if !moves {
+            assert_eq!(self.writable().await, Vec::<String>::new(), "nobody was promoted");
+        }
+        self.mend(at, way).await;
+        if moves {
+            self.one_writer(&to).await;
+            self.moved();
+            self.bring_back(&from, cause);
+            let _ = self.rig.federator(&["rejoin", &from, "--yes"]).await.expect(exit::DONE);
+        } else {
+            self.bring_back(&from, cause);
+            if cause == Cause::Fenced {
+                let fence = self.record_of(&from).await.fence.unwrap();
+                assert_eq!(fence.operation, None, "the operator's fence has outlived the abort");
+                let lift = ["fence", &from, "--lift", "--yes"];
+                let _ = self.rig.federator(&lift).await.expect(exit::DONE);
+            }
+        }
+    }
+
+    fn promotion_steps(&self, cause: Cause) -> Vec<Step> {
+        let (from, to) = self.dcs();
+        promotion::steps(&from, &to, cause != Cause::AllLost)
+    }
+
+    async fn give_up(&self, dc: &str, cause: Cause) {
+        match cause {
+            Cause::Fenced => {
+                let _ = self.rig.federator(&["fence", dc, "--yes"]).await.expect(exit::DONE);
+            }
+            Cause::NodesLost => {
+                for node in self.rig.nodes_of(dc) {
+                    self.rig.kill_host(&node);
+                }
+            }
+            Cause::AllLost => {
+                let what = format!("power cut of {dc}");
+                assert!(self.rig.act(&what, |lab| lab.kill_dc(dc)) > 0, "nothing ran in {dc}");
+            }
+        }
+    }
+
+    fn bring_back(&self, dc: &str, cause: Cause) {
+        match cause {
+            Cause::Fenced => {}
+            Cause::NodesLost | Cause::AllLost => self.rig.start_dc(dc),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_killed_anywhere_goes_on_or_back() {
+    let (mut scene, writer) = Scene::set("crash-promotion").await;
+    for (at, way) in rounds(&scene.promotion_steps(Cause::Fenced)) {
+        writer.phase(&format!("{} {way:?}", at.name()));
+        scene.promotion(Cause::Fenced, at, way).await;
+        scene.at_rest(&writer).await;
+    }
+    let ledger = writer.stop().await;
+    assert_nothing_lost(&scene.rig.audit(&ledger).await);
+    // From here on nobody confirms that the primary has stopped, and a row that has not arrived
+    // would be lost by right: nothing is written before each loss that has not arrived.
+    let at = |kind, side| {
+        let all = Boundary::all(&scene.promotion_steps(Cause::NodesLost));
+        all.into_iter().find(|b| (b.kind, b.side) == (kind, side)).unwrap()
+    };
+    let lost = [
+        (Cause::NodesLost, at(StepKind::Fence, Side::After), Way::Abort),
+        (Cause::NodesLost, at(StepKind::Commit, Side::Before), Way::Resume),
+        (Cause::AllLost, at(StepKind::Commit, Side::After), Way::Resume),
+    ];
+    for (cause, at, way) in lost {
+        rows::wait_identical(&scene.rig.access, READY).await;
+        scene.rig.say(&format!("{cause:?}, {}, {way:?}", at.name()));
+        scene.promotion(cause, at, way).await;
+        let writer = scene.rig.writer("after a loss").await;
+        scene.at_rest(&writer).await;
+        assert_nothing_lost(&scene.rig.audit(&writer.stop().await).await);
+    }
+    scene.assert_complete(OperationKind::Promotion).await;
+    assert_nothing_lost(&scene.rig.audit(&ledger).await);
+    scene.rig.assert_one_primary(&scene.prober.snapshot());
+    rows::wait_identical(&scene.rig.access, READY).await;
+}

@@ -43,14 +43,17 @@ pub struct SyncInput<'a> {
 /// The value of `synchronous_standby_names` for a set: every one of them is waited for.
 #[must_use]
 pub fn render_names(names: &BTreeSet<MemberName>, strict: bool) -> String {
-    let quoted: Vec<String> =
-        names.iter().map(|n| format!("\"{}\"", n.as_str().replace('"', "\"\""))).collect();
+    let quoted: Vec<String> = names.iter().map(quoted).collect();
     match quoted.as_slice() {
         [] if strict => "*".to_owned(),
         [] => String::new(),
         [one] => one.clone(),
         several => format!("{} ({})", several.len(), several.join(",")),
     }
+}
+
+fn quoted(name: &MemberName) -> String {
+    format!("\"{}\"", name.as_str().replace('"', "\"\""))
 }
 
 /// One step. `/sync` with another leader is taken over by [`takeover`] before a promotion.
@@ -80,11 +83,17 @@ pub fn step(input: &SyncInput<'_>) -> SyncStep {
     if confirmed == current { SyncStep::Settled } else { write(confirmed) }
 }
 
-/// The wanted set: those in `/sync` that still stream stay, the rest is filled from the best.
+/// The wanted set: those in `/sync` that still stream stay, then those that PostgreSQL waits for
+/// already, and the rest is filled from the best. Without the second group two standbys that take
+/// turns in being ahead would replace each other before either of them is confirmed.
 fn choose(input: &SyncInput<'_>, current: &BTreeSet<MemberName>) -> BTreeSet<MemberName> {
-    let staying = input.candidates.iter().filter(|c| current.contains(*c));
-    let joining = input.candidates.iter().filter(|c| !current.contains(*c));
-    staying.chain(joining).take(input.count).cloned().collect()
+    let rank = |name: &MemberName| {
+        let waited_for = input.running.sync_names.contains(&quoted(name));
+        if current.contains(name) { 0 } else { 2 - u8::from(waited_for) }
+    };
+    let mut wanted: Vec<&MemberName> = input.candidates.iter().collect();
+    wanted.sort_by_key(|name| rank(name));
+    wanted.into_iter().take(input.count).cloned().collect()
 }
 
 /// PostgreSQL waits for it, and it has everything up to when that began.

@@ -11,6 +11,9 @@ use node_agent_wire::status::SyncState;
 use node_agent_wire::{Lsn, Revision, TimelineId};
 use std::time::Duration;
 
+/// The pause while something short is under way.
+pub(crate) const SOON: Duration = Duration::from_millis(200);
+
 /// The outcome of one pass.
 #[derive(Debug, PartialEq)]
 pub struct Decision {

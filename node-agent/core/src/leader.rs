@@ -1,6 +1,6 @@
 //! This node holds the leader key.
 
-use crate::decision::{Act, Decision, StopMode, Tend, Wake};
+use crate::decision::{Act, Decision, SOON, StopMode, Tend, Wake};
 use crate::follower::{follow, upstream_of_standby_leader};
 use crate::observed::{Cluster, Keyed, Observed, RecordView, Request};
 use crate::postgres::{ControlData, ControlState, Postgres, Running, Upstream};
@@ -14,9 +14,6 @@ use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::federation::{FederationRecord, Fence, FenceAck};
 use node_agent_wire::{Lsn, MemberName, SystemId, TimelineId};
 use std::time::Duration;
-
-/// The pause while something short is under way.
-pub(crate) const SOON: Duration = Duration::from_millis(200);
 
 /// Decides for the holder of the leader key.
 #[must_use]

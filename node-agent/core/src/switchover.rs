@@ -1,7 +1,6 @@
 //! A switchover that an operator asks for by the `failover` key, as the leader carries it out.
 
-use crate::decision::{Act, Decision, StopMode, Tend};
-use crate::leader::SOON;
+use crate::decision::{Act, Decision, SOON, StopMode, Tend};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Postgres, Running};
 use crate::rule::Rule;

@@ -83,7 +83,8 @@ impl Rig {
                     }
                 }
             }
-            let (node, _) = self.access.primary_within(REST, "slots").await.map_err(words)?;
+            let (node, _) =
+                self.access.primary_within(REST, "slots").await.map_err(|e| e.to_string())?;
             let slots = self.slots_of(&node.name).await?;
             let standbys = members.iter().filter(|(dc, _)| dc.as_str() != primary);
             for (_, entry) in standbys {
@@ -107,13 +108,9 @@ impl Rig {
             Ok((row.try_get(0)?, slot))
         };
         let slots: Result<_, tokio_postgres::Error> =
-            found.map_err(words)?.iter().map(slot).collect();
+            found.map_err(|error| error.to_string())?.iter().map(slot).collect();
         slots.map_err(|error| error.to_string())
     }
-}
-
-fn words(error: lab::access::AccessError) -> String {
-    error.to_string()
 }
 
 /// # Errors

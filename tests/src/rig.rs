@@ -2,6 +2,7 @@
 //! the test fails.
 
 use std::fs;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ pub const READY: Duration = Duration::from_secs(120);
 /// How long a client may have to wait for writes to go on.
 pub const ROWS: Duration = Duration::from_secs(60);
 
+/// What the directories of our labs begin with; the test's name and process id follow.
+const PREFIX: &str = "e2e-";
+
 /// A running lab with what a test needs around it.
 pub struct Rig {
     /// The lab.
@@ -43,10 +47,11 @@ impl Rig {
     pub fn start(test: &'static str, topology: &str) -> Self {
         let file = programs::repository().join("topologies").join(topology);
         let bin_dir = Some(programs::directory().to_owned());
-        let place = LabOptions::for_test(&format!("e2e-{test}"));
+        let place = LabOptions::for_test(&format!("{PREFIX}{test}"));
         let place = place.unwrap_or_else(|error| panic!("no place for a lab: {error}"));
         let options = LabOptions { bin_dir, ..place };
         let lab = tokio::task::block_in_place(|| {
+            remove_orphans()?;
             let lab = TemporaryLab::new(Lab::create(&file, &options)?);
             lab.start(&silent, &Interrupt::default())?;
             lab.wait_ready(&silent, &Interrupt::default())?;
@@ -249,6 +254,28 @@ impl Drop for Rig {
     }
 }
 
+/// Takes down the labs of tests that were killed before they could do it.
+fn remove_orphans() -> Result<(), LabError> {
+    let root = lab::state::labs_root()?;
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let owner = entry.file_name().to_str().and_then(owner_of);
+        if owner.is_none_or(|pid| Path::new("/proc").join(pid.to_string()).exists()) {
+            continue;
+        }
+        // Two tests may find the same one; what is gone by now needs no care.
+        if let Ok(lab) = Lab::open(&entry.path()) {
+            println!("removing {}, whose test was killed", entry.path().display());
+            lab.end(false)?;
+        }
+    }
+    Ok(())
+}
+
+/// The process of the test that made a lab, by the name of its directory.
+fn owner_of(directory: &str) -> Option<u32> {
+    directory.strip_prefix(PREFIX)?.rsplit('-').nth(1)?.parse().ok()
+}
+
 /// Shows that every acknowledged row is there and none that was refused.
 ///
 /// # Panics
@@ -263,4 +290,22 @@ fn is_titled(process: &Process, title: &str) -> bool {
     let path = format!("/proc/{}/cmdline", process.identity.pid);
     let line = fs::read(path).unwrap_or_default();
     process.runs("postgres") && String::from_utf8_lossy(&line).contains(title)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_directories_of_tests_have_an_owner() {
+        for (name, owner) in [
+            ("e2e-site-loss-4711-0", Some(4711)),
+            ("e2e-4711-0", Some(4711)),
+            ("e2e-site-loss", None),
+            ("tour", None),
+            ("other-4711-0", None),
+        ] {
+            assert_eq!(owner_of(name), owner, "{name}");
+        }
+    }
 }

@@ -134,7 +134,7 @@ async fn patronictl_works_on_our_agents() {
     let candidate = until("a synchronous standby in patronictl list", ROWS, async || {
         let members = tool.members().await;
         let found = members.iter().find(|member| member["Role"] == "Sync Standby");
-        found.map(|member| name(member)).ok_or_else(|| format!("{members:?}"))
+        found.map(name).ok_or_else(|| format!("{members:?}"))
     })
     .await;
     writer.phase("switchover --force");

@@ -1,5 +1,10 @@
-//! Stops the program at a step's boundary, for the tests of resume and abort. Compiled only with
-//! the feature `crash-points`: `FEDERATOR_CRASH_AT=<step>:before` or `<step>:after`.
+//! Kills the program at a step's boundary, for the tests of resume and abort. Compiled only with
+//! the feature `crash-points`: `FEDERATOR_CRASH_AT=<step>:before` or `<step>:after`. The way back
+//! has the name [`WAY_BACK`], and lies between its two boundaries.
+
+/// The name of the way back: `before` when only the record that counts says so, `after` when all
+/// fences are lifted and the operation is still open.
+pub const WAY_BACK: &str = "abort";
 
 /// The two boundaries of a step.
 #[derive(Clone, Copy, Debug)]
@@ -10,7 +15,7 @@ pub enum Boundary {
     After,
 }
 
-/// Ends the process without any clean-up when this boundary is the one that was asked for.
+/// Kills the process with SIGKILL when this boundary is the one that was asked for.
 #[cfg(feature = "crash-points")]
 pub fn point(step: &str, boundary: Boundary) {
     let side = match boundary {
@@ -18,6 +23,9 @@ pub fn point(step: &str, boundary: Boundary) {
         Boundary::After => "after",
     };
     if std::env::var("FEDERATOR_CRASH_AT").is_ok_and(|at| at == format!("{step}:{side}")) {
+        let own = rustix::process::getpid();
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        // Nobody outlives the signal; should it not have been sent, nothing may go on either.
         std::process::abort();
     }
 }

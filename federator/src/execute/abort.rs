@@ -4,6 +4,7 @@
 use super::close::end;
 use super::context::{POLL, StepError, Wait};
 use crate::clock::now_us;
+use crate::crash::{self, Boundary};
 use crate::federation::Federation;
 use crate::records::{UpdateError, need_record, update_record};
 use crate::render::Progress;
@@ -64,6 +65,7 @@ pub async fn abort(
         let (dc, operation) = (operation.to.clone(), operation.id.clone());
         return Err(UpdateError::Change(change::ChangeError::Gone { dc, operation }).into());
     };
+    crash::point(crash::WAY_BACK, Boundary::Before);
     let mut others = Vec::new();
     for (dc, dcs) in federation.dcs.iter().filter(|(dc, _)| **dc != operation.to) {
         match update_record(dcs, |record| change::turn_back(record, &proof)).await {
@@ -75,6 +77,7 @@ pub async fn abort(
     }
     let counts = record.operation.as_ref().unwrap_or(operation);
     let back = returned(federation, counts, limit).await;
+    crash::point(crash::WAY_BACK, Boundary::After);
     end(federation, counts, &others, Outcome::Aborted, None).await?;
     Ok(back)
 }

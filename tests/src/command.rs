@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ pub struct Finished {
     pub line: String,
     /// Exit code; `None` when a signal ended it.
     pub code: Option<i32>,
+    /// The signal that ended it, if one did.
+    pub signal: Option<i32>,
     /// Standard output.
     pub stdout: String,
     /// Standard error.
@@ -43,8 +46,11 @@ impl Finished {
 
 impl fmt::Display for Finished {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ended =
-            self.code.map_or("ended by a signal".into(), |code| format!("exit code {code}"));
+        let ended = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, None) => "ended without a code".to_owned(),
+        };
         writeln!(f, "$ {}   [{ended}, {} ms]", self.line, self.took.as_millis())?;
         f.write_str(&self.stdout)?;
         for line in self.stderr.lines() {
@@ -81,6 +87,7 @@ pub async fn run(
     Finished {
         line,
         code: output.status.code(),
+        signal: output.status.signal(),
         stdout: text(output.stdout),
         stderr: text(output.stderr),
         took: began.elapsed(),
@@ -102,7 +109,7 @@ mod tests {
         let done = run(Path::new("/bin/sh"), &script, &[("WORD", "x")], limit).await.expect(3);
         assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err x\n"));
         let killed = run(Path::new("/bin/sh"), &shell("kill -9 $$"), &[], limit).await;
-        assert_eq!(killed.code, None);
+        assert_eq!((killed.code, killed.signal), (None, Some(9)));
     }
 
     #[tokio::test]

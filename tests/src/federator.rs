@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::command::{self, Finished};
 use crate::rig::Rig;
 
@@ -38,7 +40,8 @@ impl Rig {
     pub async fn federator_crashing(&self, arguments: &[&str], at: &str) {
         let done = self.run_federator(arguments, &[("FEDERATOR_CRASH_AT", at)]).await;
         self.say(&format!("to be killed at {at}\n{done}"));
-        assert_eq!(done.code, None, "it was not killed at {at}:\n{done}");
+        let kill = Signal::KILL.as_raw();
+        assert_eq!(done.signal, Some(kill), "it was not killed at {at}:\n{done}");
     }
 
     async fn run_federator(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use federator_core::history::{ClosedOperation, Outcome};
+use federator_core::history::{self, ClosedOperation, Outcome};
 use federator_core::plan::{Step, StepKind};
 use federator_core::planner::{promotion, switchover};
 use federator_tests::federator::exit;
@@ -27,6 +27,8 @@ use node_agent_wire::{DcName, Epoch};
 const ROWS_AFTER: u64 = 20;
 /// What `resume` and `abort` say when there is nothing for them.
 const NOTHING_OPEN: &str = "Nothing to do: no operation is in progress";
+/// The command's name for the way back, as a place to be killed at.
+const WAY_BACK: &str = "abort";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Side {
@@ -47,11 +49,16 @@ struct Boundary {
 
 impl Boundary {
     fn name(&self) -> String {
-        let side = match self.side {
+        Self::label(self.kind.name(), self.side)
+    }
+
+    /// As the command wants to have it.
+    fn label(step: &str, side: Side) -> String {
+        let side = match side {
             Side::Before => "before",
             Side::After => "after",
         };
-        format!("{}:{side}", self.kind.name())
+        format!("{step}:{side}")
     }
 
     /// Every place of a plan, in order.
@@ -75,6 +82,8 @@ impl Boundary {
 enum Way {
     Resume,
     Abort,
+    /// An abort that is killed as well, and then brought to its end by a resume.
+    KilledAbort(Side),
 }
 
 /// Every place, first with an abort where that is allowed, then with a resume.
@@ -129,10 +138,23 @@ impl Scene {
         assert_eq!(planned(&shown), known.collect::<Vec<_>>());
     }
 
-    /// Runs the command until it is killed, and checks what the records say then.
-    async fn crash(&mut self, command: &[&str], at: Boundary) {
+    /// Runs the command until it is killed; if it is to be resumed, kills the first attempt at that
+    /// in the same place, so that a step that was done is done again.
+    async fn crash(&mut self, command: &[&str], at: Boundary, way: Way) {
         self.rig.federator_crashing(command, &at.name()).await;
         self.killed_at.insert((at.kind.name(), at.side));
+        self.assert_left(at).await;
+        // Past the commit its step is not begun again.
+        let again = at.open && (at.kind, at.side) != (StepKind::Commit, Side::After);
+        if again && way == Way::Resume {
+            self.rig.federator_crashing(&["resume", "--yes"], &at.name()).await;
+            self.assert_left(at).await;
+        }
+    }
+
+    /// The record that counts says what a crash there must leave, and what may not happen any more
+    /// is refused.
+    async fn assert_left(&self, at: Boundary) {
         let record = self.record_of(&self.standby).await;
         let phase = record.operation.as_ref().map(|operation| operation.phase);
         let expected = match (at.open, at.committed) {
@@ -151,17 +173,25 @@ impl Scene {
         }
     }
 
-    /// Goes on after the crash; the end is the caller's to judge.
+    /// Goes on after the crash, and returns what was said; the end is the caller's to judge.
     async fn mend(&mut self, at: Boundary, way: Way) -> String {
         let command = match way {
             Way::Resume => "resume",
             Way::Abort => "abort",
+            Way::KilledAbort(side) => {
+                let place = Boundary::label(WAY_BACK, side);
+                self.rig.federator_crashing(&["abort", "--yes"], &place).await;
+                let record = self.record_of(&self.standby).await;
+                let phase = record.operation.as_ref().map(|operation| operation.phase);
+                assert_eq!(phase, Some(Phase::Aborting), "{record:?}");
+                "resume"
+            }
         };
         let done = self.rig.federator(&[command, "--yes"]).await.expect(exit::DONE);
         assert_eq!(done.stdout.contains(NOTHING_OPEN), !at.open, "{done}");
         let again = self.rig.federator_quiet(&["resume", "--yes"]).await.expect(exit::DONE);
         assert!(again.stdout.contains(NOTHING_OPEN), "{again}");
-        if at.open && way == Way::Abort {
+        if at.open && way != Way::Resume {
             self.aborted += 1;
         } else if at.open || at.committed {
             self.done += 1;
@@ -216,9 +246,14 @@ impl Scene {
     /// Every step that an operation of this kind has ever begun was killed on both sides, and no
     /// operation was closed twice, or in another way than the rounds say.
     async fn assert_complete(&self, kind: OperationKind) {
-        let store = Store::of(&self.rig.lab, &self.primary).await;
-        let (text, _) = store.get(Leaf::FederationHistory).await.unwrap();
-        let all: Vec<ClosedOperation> = serde_json::from_str(&text).unwrap();
+        let mut histories: Vec<Vec<ClosedOperation>> = Vec::new();
+        for dc in [&self.primary, &self.standby] {
+            let store = Store::of(&self.rig.lab, dc).await;
+            let (text, _) = store.get(Leaf::FederationHistory).await.unwrap();
+            histories.push(serde_json::from_str(&text).unwrap());
+        }
+        // A datacenter without power does not hear of the end of an operation.
+        let all = history::merge(&histories);
         let closed: Vec<_> = all.iter().filter(|entry| entry.kind == kind).collect();
         let count = |o: Outcome| closed.iter().filter(|entry| entry.outcome == o).count();
         assert_eq!((count(Outcome::Done), count(Outcome::Aborted)), (self.done, self.aborted));
@@ -251,17 +286,25 @@ async fn a_switchover_killed_anywhere_goes_on_or_back() {
         let (from, to) = scene.dcs();
         switchover::steps(&from, &to)
     };
-    for (at, way) in rounds(&steps(&scene)) {
+    let steps_there = steps(&scene);
+    // The way back has two places of its own; it has most to do when the primary is fenced.
+    let fenced = Boundary::all(&steps_there).into_iter();
+    let fenced = fenced.filter(|at| (at.kind, at.side) == (StepKind::Fence, Side::After));
+    let killed = [Side::Before, Side::After].map(Way::KilledAbort);
+    let killed = fenced.flat_map(|at| killed.map(|way| (at, way)));
+    for (at, way) in killed.chain(rounds(&steps_there)) {
         let to = scene.standby.clone();
         let command = ["switchover", "--to", &to, "--yes"];
         scene.assert_planned(&command, &steps(&scene)).await;
         writer.phase(&format!("{} {way:?}", at.name()));
-        scene.crash(&command, at).await;
+        scene.crash(&command, at, way).await;
         let said = scene.mend(at, way).await;
         match way {
-            Way::Abort if at.open => assert!(said.contains("and accepts writes"), "{said}"),
             Way::Resume if at.open || at.committed => scene.moved(),
-            Way::Abort | Way::Resume => {}
+            Way::Abort | Way::KilledAbort(_) if at.open => {
+                assert!(said.contains("and accepts writes"), "{said}");
+            }
+            Way::Resume | Way::Abort | Way::KilledAbort(_) => {}
         }
         scene.at_rest(&writer).await;
     }
@@ -296,18 +339,19 @@ impl Scene {
         };
         self.give_up(&from, cause).await;
         self.assert_planned(&command, &self.promotion_steps(cause)).await;
-        self.crash(&command, at).await;
+        self.crash(&command, at, way).await;
         let moves = at.committed || (at.open && way == Way::Resume);
         if !moves {
             assert_eq!(self.writable().await, Vec::<String>::new(), "nobody was promoted");
         }
-        self.mend(at, way).await;
+        let said = self.mend(at, way).await;
         if moves {
             self.one_writer(&to).await;
             self.moved();
             self.bring_back(&from, cause);
             let _ = self.rig.federator(&["rejoin", &from, "--yes"]).await.expect(exit::DONE);
         } else {
+            assert!(!at.open || said.contains("the roles are unchanged"), "{said}");
             self.bring_back(&from, cause);
             if cause == Cause::Fenced {
                 let fence = self.record_of(&from).await.fence.unwrap();
@@ -366,7 +410,9 @@ async fn a_promotion_killed_anywhere_goes_on_or_back() {
     };
     let lost = [
         (Cause::NodesLost, at(StepKind::Fence, Side::After), Way::Abort),
-        (Cause::NodesLost, at(StepKind::Commit, Side::Before), Way::Resume),
+        (Cause::NodesLost, at(StepKind::Fence, Side::After), Way::Resume),
+        (Cause::AllLost, at(StepKind::Take, Side::After), Way::Abort),
+        (Cause::AllLost, at(StepKind::Commit, Side::Before), Way::Resume),
         (Cause::AllLost, at(StepKind::Commit, Side::After), Way::Resume),
     ];
     for (cause, at, way) in lost {

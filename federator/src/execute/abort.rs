@@ -93,7 +93,7 @@ fn silent(
     if fenced {
         return Err(AbortError::Silent { dc: dc.clone(), why });
     }
-    progress.say(&format!("{dc} keeps its copy of the operation until it answers: {why}"));
+    progress.say(&format!("if {dc} holds a copy of the operation, it stays there for now: {why}"));
     Ok(())
 }
 

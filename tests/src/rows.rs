@@ -1,9 +1,11 @@
-//! The ledger's table on every node, compared row by row.
+//! What a node holds and whether it takes more: the ledger's table compared row by row, single
+//! values, and how a standby refuses a write.
 
 use std::time::Duration;
 
-use lab::access::{Access, Node, within};
+use lab::access::{Access, AccessError, Node, QUERY_LIMIT, within};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::patience::until;
 
@@ -84,6 +86,33 @@ pub async fn value(access: &Access, node: &Node, sql: &str) -> Result<String, St
     let row = within("asking", &node.name, READ_LIMIT, client.query_one(sql, &[])).await;
     let row = row.map_err(|error| error.to_string())?;
     row.try_get(0).map_err(|error| format!("{sql} on {}: {error}", node.name))
+}
+
+/// How a standby refuses a write, in PostgreSQL's words. The prober has made the table.
+///
+/// # Errors
+/// In words: the node cannot be asked, or says something else.
+///
+/// # Panics
+/// When it accepts the write, or is no standby.
+pub async fn refusal(access: &Access, node: &Node) -> Result<String, String> {
+    const INSERT: &str = "INSERT INTO probe (node) VALUES ('must be refused')";
+    let client = connect(access, node).await?;
+    let role = client.query_one("SELECT pg_is_in_recovery()", &[]);
+    let row = within("asking for the role", &node.name, QUERY_LIMIT, role).await;
+    let row = row.map_err(|error| error.to_string())?;
+    let standby: bool = row.try_get(0).map_err(|error| error.to_string())?;
+    assert!(standby, "{} is not in recovery", node.name);
+    let answer = within("writing", &node.name, QUERY_LIMIT, client.batch_execute(INSERT)).await;
+    match answer {
+        Ok(()) => panic!("{} accepted a write", node.name),
+        Err(AccessError::Failed { source, .. })
+            if source.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION) =>
+        {
+            Ok(lab::access::words(&source))
+        }
+        Err(other) => Err(other.to_string()),
+    }
 }
 
 #[cfg(test)]

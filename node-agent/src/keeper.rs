@@ -47,6 +47,12 @@ pub struct BeatFacts {
     pub wrote_at_us: Option<i64>,
 }
 
+impl BeatFacts {
+    fn news(&self) -> (bool, Option<Epoch>, Option<Epoch>) {
+        (self.writable, self.epoch, self.primary_seen.as_ref().map(|seen| seen.epoch))
+    }
+}
+
 /// Shared between the keeper's thread and the loop.
 pub struct Shared {
     held_until: AtomicU64,
@@ -56,6 +62,8 @@ pub struct Shared {
     armed: AtomicBool,
     facts: Mutex<BeatFacts>,
     lost: Arc<Notify>,
+    /// Something that others wait to read has changed: beat now.
+    prompt: Notify,
 }
 
 /// What the loop asks of the keeper.
@@ -104,6 +112,7 @@ impl Keeper {
             armed: AtomicBool::new(false),
             facts: Mutex::new(BeatFacts::default()),
             lost: setup.lost.clone(),
+            prompt: Notify::new(),
         });
         let (commands, receiver) = mpsc::channel(8);
         let theirs = shared.clone();
@@ -158,9 +167,16 @@ impl Keeper {
         self.shared.armed.store(armed, Ordering::SeqCst);
     }
 
-    /// What the next beats carry.
+    /// What the next beats carry. A new role or epoch, here or in the primary datacenter, is told
+    /// at once.
     pub fn tell(&self, facts: BeatFacts) {
-        *self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+        let mut told = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = told.news() != facts.news();
+        *told = facts;
+        drop(told);
+        if news {
+            self.shared.prompt.notify_one();
+        }
     }
 
     /// Takes the leader key if it is absent or holds our name. `true`: this node leads.
@@ -216,6 +232,7 @@ struct Thread {
 impl Thread {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut next = clock::boot();
+        let shared = self.shared.clone();
         loop {
             let wait = clock::boot().until(next);
             tokio::select! {
@@ -230,6 +247,10 @@ impl Thread {
                     None => return,
                 },
                 () = tokio::time::sleep(wait) => {
+                    next = clock::boot() + self.period();
+                    self.turn().await;
+                }
+                () = shared.prompt.notified() => {
                     next = clock::boot() + self.period();
                     self.turn().await;
                 }

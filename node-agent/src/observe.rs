@@ -116,11 +116,21 @@ impl WalRate {
             .zip(self.0.iter().skip(1))
             .map(|((t0, a), (t1, b))| {
                 let millis = u64::try_from(t1.since(*t0).as_millis()).unwrap_or(u64::MAX).max(1);
-                b.bytes_since(*a).saturating_mul(1000) / millis
+                written(*a, *b).saturating_mul(1000) / millis
             })
             .max()
             .unwrap_or(0)
     }
+}
+
+/// What was written between two positions. A switched segment is filled up without being written:
+/// where the end has just passed the beginning of a segment, only what is beyond that counts.
+fn written(from: Lsn, to: Lsn) -> u64 {
+    const SEGMENT: u64 = 16 * 1024 * 1024;
+    const JUST_PASSED: u64 = 1024 * 1024;
+    let into_segment = to.0 % SEGMENT;
+    let crossed = from.0 / SEGMENT != to.0 / SEGMENT;
+    if crossed && into_segment < JUST_PASSED { into_segment } else { to.bytes_since(from) }
 }
 
 /// Where facts come from.
@@ -280,7 +290,10 @@ mod tests {
             wal.sample(at(second), Lsn(lsn));
         }
         assert_eq!(wal.max(), 8000);
-        wal.sample(at(63), Lsn(9200));
+        // A switch of the segment is not written WAL.
+        wal.sample(at(4), Lsn(16 * 1024 * 1024 + 40));
+        assert_eq!(wal.max(), 8000);
+        wal.sample(at(64), Lsn(16 * 1024 * 1024 + 140));
         assert!(wal.max() < 100, "{}", wal.max());
     }
 

@@ -229,7 +229,8 @@ pub fn beat_facts(
     facts.timeline = Some(running.timeline);
     facts.writable = !running.in_recovery;
     if running.in_recovery {
-        facts.lsn = running.receive_lsn.or(Some(running.lsn));
+        // After a restart the receiver begins at the start of a segment: `lsn` is the further one.
+        facts.lsn = Some(running.lsn);
         facts.replay_lsn = running.replay_lsn;
         facts.commit_at_us = running.replayed_commit_at_us;
         facts.link = running.receiver.as_ref().map(|r| r.status.clone());

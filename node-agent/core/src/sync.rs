@@ -36,7 +36,8 @@ pub struct SyncInput<'a> {
     pub sync: &'a SyncState,
     /// PostgreSQL as observed.
     pub running: &'a Running,
-    /// The end of WAL when the names last changed; `None` after a restart of the agent.
+    /// The end of WAL from which on commits are sure to have waited for the names; `None` until
+    /// that is known.
     pub names_set_at: Option<Lsn>,
 }
 

@@ -157,7 +157,7 @@ pub fn status(handle: &Handle, view: &View) -> NodeStatus {
             .map(ToString::to_string)
             .unwrap_or_default(),
         timeline: running.map_or(0, |r| r.timeline.0),
-        lsn: running.map_or(0, |r| r.receive_lsn.unwrap_or(r.lsn).0),
+        lsn: running.map_or(0, |r| r.lsn.0),
         replay_lsn: running.and_then(|r| r.replay_lsn).map_or(0, |l| l.0),
         replication_state: view.member.replication_state.clone().unwrap_or_default(),
         replay_paused: running.is_some_and(|r| r.replay_paused),

@@ -107,14 +107,17 @@ impl Server {
             memory.writable = false;
         }
         let data_dir = &self.places.data_dir;
+        if files::is_empty_dir(data_dir)? {
+            return Ok(Postgres::NoData);
+        }
         let unfinished = files::read(&self.places.incomplete)?;
         if unfinished.as_deref() == Some(bootstrap::REWINDING) {
             return Ok(Postgres::Unreadable(format!(
-                "a rewind of {} was interrupted; rewind it again or clone it anew",
+                "a rewind of {} was interrupted; empty the directory, and it is copied anew",
                 data_dir.display()
             )));
         }
-        if unfinished.is_some() || files::is_empty_dir(data_dir)? {
+        if unfinished.is_some() {
             return Ok(Postgres::NoData);
         }
         if !self.places.data("PG_VERSION").exists() {

@@ -256,9 +256,12 @@ pub fn describe(estimate: &LossEstimate) -> String {
     let span = estimate
         .span_us_max
         .map_or("an unknown time".into(), |us| format!("at most the last {}", most(us)));
-    let age = estimate.observation_age_us.map_or("the primary was never observed".into(), |us| {
-        format!("{} bytes behind when last observed {} ago", estimate.known_bytes, seconds(us))
-    });
+    let age = estimate.observation_age_us.map_or(
+        "the primary was not observed in this epoch".into(),
+        |us| {
+            format!("{} bytes behind when last observed {} ago", estimate.known_bytes, seconds(us))
+        },
+    );
     format!("{bytes}, {span} ({age})")
 }
 

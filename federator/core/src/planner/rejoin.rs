@@ -157,7 +157,7 @@ pub fn steps(dc: &DcName, primary: &DcName) -> Vec<Step> {
             StepKind::Stream,
             [
                 &format!("{dc} is configured as standby cluster"),
-                &format!("waits until {dc} streams and all its nodes run"),
+                &format!("waits until every node of {dc} streams"),
                 "",
                 &format!("{dc} streams from {primary}"),
             ],

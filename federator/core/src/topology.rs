@@ -142,7 +142,7 @@ fn conflicts(inventory: &Inventory, list: &mut Vec<Problem>) {
                     "epoch {} is claimed twice: {} names {}, {} names {}",
                     record.epoch, first.dc, first.primary, record.dc, record.primary
                 ),
-                "both stay read-only; docs/federation-safety.md, Limits, says how to settle it by hand",
+                "both stay read-only: settle it by hand (docs/federation-safety.md, Limits)",
             ));
         }
     }

@@ -69,11 +69,12 @@ impl Cluster {
         self.members.iter().find(|member| member.is_leader())
     }
 
-    /// What is missing until a leader and all of `names` are in service.
+    /// What is missing until a leader and all of `names` are in service; with `synchronous`, until
+    /// a standby may take over from a primary, too.
     ///
     /// # Errors
     /// In words, what is missing.
-    pub fn check_complete(&self, names: &[&str]) -> Result<(), String> {
+    pub fn check_complete(&self, names: &[&str], synchronous: bool) -> Result<(), String> {
         let Some(leader) = self.leader() else { return Err("no leader yet".to_owned()) };
         if !leader.is_in_service() {
             return Err(format!("leader {} is {}", leader.name, leader.state));
@@ -86,6 +87,10 @@ impl Cluster {
                 }
                 Some(_) => {}
             }
+        }
+        let awaited = synchronous && names.len() > 1 && leader.role == "leader";
+        if awaited && !self.members.iter().any(|member| member.role == "sync_standby") {
+            return Err(format!("leader {} has no synchronous standby yet", leader.name));
         }
         Ok(())
     }
@@ -105,6 +110,10 @@ mod tests {
             ("a:leader:running b:replica:creating replica", Err("leader a, b is creating replica")),
             ("a:leader:running b:sync_standby:streaming", Ok(())),
             ("a:replica:streaming b:standby_leader:streaming", Ok(())),
+            (
+                "a:leader:running b:replica:streaming",
+                Err("leader a has no synchronous standby yet"),
+            ),
         ];
         for (members, wanted) in cases {
             let text = members.replace("creating replica", "creating_replica");
@@ -114,7 +123,7 @@ mod tests {
                 Member { name: part[0].into(), role: part[1].into(), state }
             });
             let cluster = Cluster { members: members.collect() };
-            let seen = cluster.check_complete(&["a", "b"]);
+            let seen = cluster.check_complete(&["a", "b"], true);
             assert_eq!(seen, wanted.map_err(str::to_owned), "{text}");
         }
     }

@@ -74,8 +74,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Waits until a datacenter has a leader and all its nodes are in service; returns the leader's
-    /// name.
+    /// Waits until a datacenter has a leader, all its nodes are in service and, in synchronous
+    /// mode, one of them may take over from a primary; returns the leader's name.
     ///
     /// # Errors
     /// When `limit` passes, or an agent ends.
@@ -88,6 +88,9 @@ impl Lab {
         let nodes: Vec<&Host> = self.layout.hosts_of(dc).filter(|host| host.is_node()).collect();
         let names: Vec<&str> = nodes.iter().map(|host| host.name.as_str()).collect();
         let what = format!("a leader of {dc} with every replica streaming");
+        let settings = self.topology.datacenters.iter().find(|d| d.name == *dc);
+        let settings = settings.map(|d| self.topology.settings_of(d));
+        let synchronous = settings.is_some_and(|s| s.synchronous_mode == Some(true));
         let result = wait::until(&what, limit, interrupt, || {
             if let Some(ended) = self.ended_agent(&nodes) {
                 return Look::Never(format!("the agent of {ended} ended"));
@@ -96,7 +99,7 @@ impl Lab {
                 Ok(view) => view,
                 Err(seen) => return Look::NotYet(seen),
             };
-            match (view.check_complete(&names), view.leader()) {
+            match (view.check_complete(&names, synchronous), view.leader()) {
                 (Ok(()), Some(leader)) => Look::Done(leader.name.clone()),
                 (Ok(()), None) => Look::NotYet("no leader yet".to_owned()),
                 (Err(missing), _) => Look::NotYet(missing),

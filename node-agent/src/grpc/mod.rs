@@ -7,6 +7,8 @@ mod service;
 #[cfg(test)]
 mod service_tests;
 mod tls;
+#[cfg(test)]
+mod tls_tests;
 
 use crate::view::Handle;
 use node_agent_wire::proto::agent_server::AgentServer;

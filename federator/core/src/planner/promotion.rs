@@ -10,6 +10,7 @@ use crate::inventory::{DcView, Fact, Inventory};
 use crate::loss::{self, MaxLoss};
 use crate::plan::{Plan, Step, StepKind};
 use node_agent_wire::federation::{Evidence, FederationRecord, LossEstimate, OperationKind};
+use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Lsn, SystemId};
 
 /// What the operator said beside the target.
@@ -187,6 +188,18 @@ fn received(view: &DcView) -> (Option<Lsn>, Option<Lsn>) {
     (node.map(|n| n.lsn).filter(|l| l.0 > 0), node.map(|n| n.replay_lsn).filter(|l| l.0 > 0))
 }
 
+/// The published position, with what the leader itself answers in place of its last beat: right
+/// after a change of roles that is a beat of the time before.
+fn position(view: &DcView) -> Option<Position> {
+    let mut position = view.position.clone()?;
+    if let Some(node) = view.leader_node() {
+        position.timeline = Some(node.timeline).filter(|t| t.0 > 0).or(position.timeline);
+        let replayed = Some(node.replayed_commit_at_us).filter(|at| *at > 0);
+        position.commit_at_us = replayed.max(position.commit_at_us);
+    }
+    Some(position)
+}
+
 /// What the promotion may lose.
 #[must_use]
 pub fn estimate(
@@ -200,7 +213,8 @@ pub fn estimate(
         return loss::estimate(None, None, record.epoch, now_us);
     };
     let (received, replayed) = received(view);
-    let target = view.position.as_ref();
+    let target = position(view);
+    let target = target.as_ref();
     let acknowledged = acknowledged(inventory, from, to);
     match acknowledged.as_ref().map(FencingEvidence::recorded) {
         Ok(Evidence::Acknowledged { ack }) if view.timeline() == Some(ack.timeline) => {

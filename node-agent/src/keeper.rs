@@ -48,8 +48,9 @@ pub struct BeatFacts {
 }
 
 impl BeatFacts {
-    fn news(&self) -> (bool, Option<Epoch>, Option<Epoch>) {
-        (self.writable, self.epoch, self.primary_seen.as_ref().map(|seen| seen.epoch))
+    fn news(&self) -> (bool, Option<Epoch>, Option<(Epoch, TimelineId)>) {
+        let seen = self.primary_seen.as_ref().map(|seen| (seen.epoch, seen.timeline));
+        (self.writable, self.epoch, seen)
     }
 }
 

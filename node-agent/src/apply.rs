@@ -253,7 +253,7 @@ impl Hands {
                 let settings = self.settings(observed);
                 told(server.follow(&upstream, &settings).await, "following another source");
             }
-            Tend::AskPeers => self.ask_peers(memory, observed, cluster).await,
+            Tend::AskPeers => self.ask_peers(memory, observed).await,
             Tend::AskHistory(upstream) => self.ask_history(upstream),
             Tend::Slot(change) => self.change_slot(memory, change).await,
             Tend::WriteSync { sync, over } => {
@@ -281,11 +281,11 @@ impl Hands {
         }
     }
 
-    async fn ask_peers(&self, memory: &mut Memory, observed: &Observed, cluster: &Cluster) {
-        // Members that have lost their key are asked too, where they answered last.
-        let mut members = memory.members.clone();
-        members.extend(cluster.members.clone());
-        let poll = self.peers.ask(&members, &observed.me.name).await;
+    async fn ask_peers(&self, memory: &mut Memory, observed: &Observed) {
+        // Members that have lost their key are asked too, where they answered last; those of the
+        // read that this pass is made from are in the memory already.
+        let members = memory.members.values().map(|(member, _)| member);
+        let poll = self.peers.ask(members, &observed.me.name).await;
         memory.poll = Some(poll);
         self.wake.notify_one();
     }

@@ -61,10 +61,9 @@ pub struct Memory {
     pub unknown_since: Boot,
     /// A read was tried.
     pub tried: bool,
-    /// Members, and when they were last seen.
-    pub members_seen: BTreeMap<MemberName, Boot>,
-    /// Members as they were last seen: those that lost their key are still asked in an election.
-    pub members: BTreeMap<MemberName, Member>,
+    /// Members as they were last seen, and when: those that lost their key are still asked in an
+    /// election.
+    pub members: BTreeMap<MemberName, (Member, Boot)>,
     /// `synchronous_standby_names` as this agent set them, and when.
     pub sync_names: Option<(String, Boot)>,
     /// Starts that failed in a row.
@@ -186,7 +185,7 @@ pub async fn observe(
         own_history,
         source: sources.source,
         poll: memory.poll.clone(),
-        members_seen: memory.members_seen.clone(),
+        members_seen: memory.members.iter().map(|(n, (_, at))| (n.clone(), *at)).collect(),
         peers,
         job: sources.job,
         start_failures: memory.start_failures,
@@ -234,8 +233,7 @@ fn take_read(
         memory.last_leader = Some(leader.clone());
     }
     for (name, member) in &view.members {
-        memory.members_seen.insert(name.clone(), read_at);
-        memory.members.insert(name.clone(), member.clone());
+        memory.members.insert(name.clone(), (member.clone(), read_at));
     }
     Fact::Known { value: view, at: read_at }
 }

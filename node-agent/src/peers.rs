@@ -35,10 +35,10 @@ impl Default for Peers {
 
 impl Peers {
     /// Asks all of them at the same time.
-    pub async fn ask(&self, members: &BTreeMap<MemberName, Member>, me: &MemberName) -> Poll {
+    pub async fn ask(&self, members: impl Iterator<Item = &Member>, me: &MemberName) -> Poll {
         let asked_at = clock::boot();
         let mut asks = tokio::task::JoinSet::new();
-        for member in members.values().filter(|m| m.name != *me) {
+        for member in members.filter(|m| m.name != *me) {
             let (client, name, url) =
                 (self.client.clone(), member.name.clone(), member.data.api_url.clone());
             asks.spawn(async move {

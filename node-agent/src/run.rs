@@ -15,12 +15,12 @@ use crate::view::{Ask, Handle, View};
 use node_agent_core::decide;
 use node_agent_core::observed::{JobKind, Me, Observed, Request};
 use node_agent_core::time::Boot;
+use node_agent_wire::Revision;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::keys::{ClusterPath, Leaf, LeafName};
 use node_agent_wire::member::barred;
 use node_agent_wire::position::Position;
-use node_agent_wire::{MemberName, Revision};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -321,7 +321,6 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         poll: None,
         unknown_since: Boot(u64::MAX),
         tried: false,
-        members_seen: BTreeMap::<MemberName, Boot>::new(),
         members: BTreeMap::new(),
         sync_names: None,
         start_failures: 0,

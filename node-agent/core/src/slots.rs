@@ -32,7 +32,7 @@ pub fn changes(observed: &Observed, cluster: &Cluster, running: &Running) -> Vec
         .config
         .slots
         .iter()
-        .filter(|(_, kind)| matches!(kind, PermanentSlot::Physical))
+        .filter(|(_, kind)| matches!(kind, PermanentSlot::Physical { .. }))
         .map(|(name, _)| name.clone())
         .filter(|name| *name != own)
         .collect();

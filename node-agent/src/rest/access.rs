@@ -80,7 +80,11 @@ mod tests {
 
     #[test]
     fn table() {
-        let credentials = Credentials { username: "foo".into(), password: Some("bar".into()) };
+        let credentials = Credentials {
+            username: "foo".into(),
+            password: Some("bar".into()),
+            ..Credentials::default()
+        };
         for (configured, header, expected) in [
             (None, None, None),
             (None, Some("Basic nonsense"), None),
@@ -110,7 +114,7 @@ mod tests {
 
     #[test]
     fn an_empty_password_that_is_configured_must_still_be_given() {
-        let credentials = Credentials { username: "foo".into(), password: None };
+        let credentials = Credentials { username: "foo".into(), ..Credentials::default() };
         assert!(check(Some(&credentials), &HeaderMap::new()).is_err());
     }
 }

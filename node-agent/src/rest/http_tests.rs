@@ -198,8 +198,11 @@ async fn bodies_that_are_refused() {
 #[tokio::test]
 async fn mutating_endpoints_ask_for_the_password() {
     let node = Node::start(fixture::primary(), |config| {
-        config.restapi.authentication =
-            Some(Credentials { username: "foo".into(), password: Some("bar".into()) });
+        config.restapi.authentication = Some(Credentials {
+            username: "foo".into(),
+            password: Some("bar".into()),
+            ..Credentials::default()
+        });
     })
     .await;
     let body = r#"{"ttl":25}"#;

@@ -1,6 +1,7 @@
 //! The local configuration: Patroni's YAML (contract C.3), and our sections `grpc` and
 //! `federation`.
 
+use crate::dynamic::Dynamic;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -34,10 +35,70 @@ pub struct LocalConfig {
     /// Tags of this member.
     #[serde(default)]
     pub tags: BTreeMap<String, Value>,
+    /// The kernel's watchdog, beside the guard.
+    #[serde(default)]
+    pub watchdog: WatchdogConfig,
+}
+
+/// `watchdog` (contract E.7).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct WatchdogConfig {
+    /// Whether a leader opens the device.
+    pub mode: WatchdogMode,
+    /// The device.
+    pub device: PathBuf,
+    /// Seconds between the device's timeout and the end of the TTL; half the TTL when -1.
+    pub safety_margin: i64,
+    /// `testing` writes the timeout as text instead of by ioctl.
+    pub driver: WatchdogDriver,
+}
+
+impl Default for WatchdogConfig {
+    fn default() -> Self {
+        Self {
+            mode: WatchdogMode::Automatic,
+            device: PathBuf::from("/dev/watchdog"),
+            safety_margin: 5,
+            driver: WatchdogDriver::Default,
+        }
+    }
+}
+
+/// `watchdog.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchdogMode {
+    /// Not used.
+    Off,
+    /// Used when it can be.
+    Automatic,
+    /// Nobody leads without it.
+    Required,
+}
+
+/// `watchdog.driver`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WatchdogDriver {
+    /// The kernel's interface.
+    Default,
+    /// The same bytes to a pipe, for tests.
+    Testing,
 }
 
 fn default_namespace() -> String {
     "service".to_owned()
+}
+
+impl LocalConfig {
+    /// A setting of the `postgresql` section that both configurations may hold, such as
+    /// `create_replica_methods` or `recovery_conf`: the local value wins (contract C.1).
+    #[must_use]
+    pub fn postgresql_setting<'a>(&'a self, dynamic: &'a Dynamic, key: &str) -> Option<&'a Value> {
+        let local = self.postgresql.other.get(key);
+        local.or_else(|| dynamic.postgresql.get(key)).filter(|value| !value.is_null())
+    }
 }
 
 /// `restapi`.
@@ -126,6 +187,15 @@ pub struct BootstrapConfig {
     /// Appended to `pg_hba.conf` when `postgresql.pg_hba` is absent.
     #[serde(default)]
     pub pg_hba: Vec<String>,
+    /// How a new cluster is made; `initdb` when absent. Any other name is a section in `methods`.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// A command that is run once when a new cluster is up.
+    #[serde(default, alias = "post_init")]
+    pub post_bootstrap: Option<String>,
+    /// Sections of custom methods, by name (contract E.4).
+    #[serde(flatten)]
+    pub methods: Map<String, Value>,
 }
 
 /// A user with a password.
@@ -137,6 +207,11 @@ pub struct Credentials {
     /// Never printed.
     #[serde(default)]
     pub password: Option<String>,
+    /// libpq's connection parameters of this user, as contract C.3 lists them: `sslmode`,
+    /// `sslcert`, `sslkey`, `sslpassword`, `sslrootcert`, `sslcrl`, `sslcrldir`, `gssencmode`,
+    /// `channel_binding`, `sslnegotiation`. Never printed: one of them is a password.
+    #[serde(flatten)]
+    pub connection: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -196,6 +271,10 @@ pub struct PostgresConfig {
     /// Connect to the local server by its Unix socket.
     #[serde(default)]
     pub use_unix_socket: Option<bool>,
+    /// Everything else, as given: what the dynamic configuration may hold as well
+    /// ([`LocalConfig::postgresql_setting`]).
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
 }
 
 fn default_database() -> String {
@@ -285,7 +364,11 @@ mod tests {
 
     #[test]
     fn passwords_are_not_printed() {
-        let c = Credentials { username: "u".into(), password: Some("secret".into()) };
+        let c = Credentials {
+            username: "u".into(),
+            password: Some("secret".into()),
+            ..Credentials::default()
+        };
         assert!(!format!("{c:?}").contains("secret"));
     }
 }

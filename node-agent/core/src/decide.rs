@@ -3,9 +3,10 @@
 use crate::decision::{Act, Decision, StopMode};
 use crate::election;
 use crate::follower::{follow, upstream_of_leader};
-use crate::leader::{lead, stop_writing};
+use crate::leader::lead;
 use crate::observed::{Cluster, Observed, Request};
 use crate::postgres::{Postgres, Upstream};
+use crate::read_only::stop_writing;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
 use std::time::Duration;

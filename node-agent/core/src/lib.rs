@@ -16,11 +16,13 @@ pub mod leader;
 pub mod observed;
 pub mod postgres;
 pub mod promotion;
+mod read_only;
 pub mod right;
 pub mod rule;
 pub mod slots;
 mod switchover;
 pub mod sync;
+mod synchronous;
 pub mod time;
 
 pub use decide::decide;

@@ -1,0 +1,163 @@
+//! Effects that can't be taken back.
+
+use super::{Hands, note};
+use crate::clock;
+use crate::dcs::{Compare, Write};
+use crate::jobs::{self, Demotion, RewindPlan};
+use crate::observe::Memory;
+use crate::postgres::{Effective, StopMode};
+use node_agent_core::decision::{self, Act};
+use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
+use node_agent_core::postgres::{Postgres, Upstream};
+use node_agent_wire::Revision;
+use node_agent_wire::federation::{FederationRecord, FenceAck};
+use node_agent_wire::keys::Leaf;
+use std::time::Duration;
+
+impl Hands {
+    pub(super) async fn act(
+        &mut self,
+        memory: &mut Memory,
+        observed: &Observed,
+        cluster: Option<&Cluster>,
+        act: Act,
+    ) {
+        let settings = self.settings(observed);
+        let tools = self.tools.clone();
+        match act {
+            Act::Acquire(winner) => self.acquire(winner.why()).await,
+            Act::Release => {
+                memory.stand_back_until = Some(clock::boot() + observed.config.timing.ttl);
+                note(self.tools.keeper.release().await, "releasing the leader key");
+            }
+            Act::Promote(_) => {
+                memory.data_generation += 1;
+                self.jobs.begin(JobKind::Promote, jobs::promote(tools));
+            }
+            Act::StartPrimary(_) => {
+                self.applied = Some(settings.clone());
+                self.jobs.begin(JobKind::Start, async move {
+                    jobs::start_primary(&tools, &settings).await
+                });
+            }
+            Act::Demote { mode, checkpoint, release } => {
+                let how = Demotion { mode: stop_mode(mode), checkpoint, release };
+                self.jobs.begin(JobKind::Demote, jobs::demote(tools, how));
+            }
+            Act::Initdb(_) => self.initdb(memory, settings).await,
+            Act::Clone(source) => {
+                memory.data_generation += 1;
+                self.jobs.begin(JobKind::Clone, jobs::clone(tools, source));
+            }
+            Act::Rewind { source, timeline, fork } => {
+                memory.data_generation += 1;
+                let plan = self.rewind_plan(observed, &source, timeline, fork);
+                self.jobs.begin(JobKind::Rewind, jobs::rewind(tools, plan));
+            }
+            Act::AcknowledgeFence(ack) => self.acknowledge(observed, cluster, *ack).await,
+            Act::Restart => self.restart(memory, observed, settings),
+        }
+    }
+
+    async fn acquire(&self, why: &str) {
+        match self.tools.keeper.acquire().await {
+            Ok(true) => tracing::info!(why, "took the leader key"),
+            Ok(false) => tracing::info!("another member took the leader key first"),
+            Err(error) => tracing::warn!(%error, "taking the leader key"),
+        }
+        self.wake.notify_one();
+    }
+
+    async fn initdb(&mut self, memory: &mut Memory, settings: Effective) {
+        memory.data_generation += 1;
+        // Patroni members must see that a bootstrap is under way (contract A.4).
+        let key = self.path.key(Leaf::Initialize);
+        let absent = [Compare::Absent(key.clone())];
+        let put = [Write::put(key, "")];
+        note(
+            self.dcs.write(&absent, &put, Duration::from_secs(2)).await.map(|_| ()),
+            "announcing the bootstrap",
+        );
+        self.applied = Some(settings.clone());
+        let tools = self.tools.clone();
+        self.jobs.begin(JobKind::Bootstrap, jobs::initdb(tools, settings));
+    }
+
+    fn rewind_plan(
+        &self,
+        observed: &Observed,
+        source: &Upstream,
+        timeline: node_agent_wire::TimelineId,
+        fork: node_agent_wire::Lsn,
+    ) -> RewindPlan {
+        // In a standby cluster everybody rewinds to the remote primary: a standby's own control
+        // file may still be on the old timeline.
+        let remote = observed.config.standby_cluster.as_ref().map(|s| s.hosts());
+        let hosts = match (remote, source) {
+            (Some(hosts), _) if !hosts.is_empty() => hosts,
+            (_, Upstream::Member { host, port, .. }) => vec![(host.clone(), *port)],
+            (_, Upstream::Remote { hosts, .. }) => hosts.clone(),
+            (_, Upstream::Nobody) => Vec::new(),
+        };
+        let keep = crate::observe::record_of(observed)
+            .is_none_or(|r| r.policies.keep_divergent_wal)
+            .then(|| {
+                let data = self.tools.server.data_dir();
+                let name = data.file_name().map(|n| n.to_string_lossy().into_owned());
+                let name = name.unwrap_or_else(|| "data".to_owned());
+                data.with_file_name(format!("{name}.divergent-{}", clock::wall_us()))
+            });
+        RewindPlan { hosts, timeline, fork, keep }
+    }
+
+    async fn acknowledge(&self, observed: &Observed, cluster: Option<&Cluster>, ack: FenceAck) {
+        let Some(RecordView::Present(keyed)) = cluster.map(|c| &c.record) else { return };
+        let mut record = keyed.value.clone();
+        let Some(fence) = record.fence.as_mut() else { return };
+        tracing::info!(
+            checkpoint = %ack.checkpoint, timeline = %ack.timeline, "acknowledging the fence"
+        );
+        fence.ack = Some(ack);
+        self.replace_record(observed, &record, keyed.revision).await;
+    }
+
+    pub(super) async fn replace_record(
+        &self,
+        observed: &Observed,
+        record: &FederationRecord,
+        over: Revision,
+    ) {
+        let current = crate::observe::record_of(observed);
+        if let Some(Err(rule)) = current.map(|c| c.check_successor(record)) {
+            tracing::error!(%rule, "the federation record is not written");
+            return;
+        }
+        let key = self.path.key(Leaf::Federation);
+        let condition = [Compare::AtRevision(key.clone(), over)];
+        let Ok(value) = serde_json::to_vec(record) else { return };
+        let put = [Write::put(key, value)];
+        match self.dcs.write(&condition, &put, Self::deadline(observed)).await {
+            Ok(Some(_)) => {}
+            Ok(None) => tracing::info!("the federation record changed meanwhile; looking again"),
+            Err(error) => tracing::warn!(%error, "the federation record was not written"),
+        }
+        self.wake.notify_one();
+    }
+
+    fn restart(&mut self, memory: &mut Memory, observed: &Observed, settings: Effective) {
+        memory.request = None;
+        self.applied = Some(settings.clone());
+        let primary = matches!(&observed.postgres, Postgres::Running(r) if !r.in_recovery);
+        let standby_of = (!primary).then(|| observed.following.clone().unwrap_or(Upstream::Nobody));
+        let reply = self.restart_reply.take();
+        let tools = self.tools.clone();
+        self.jobs.begin(JobKind::Restart, jobs::restart(tools, settings, standby_of, reply));
+    }
+}
+
+fn stop_mode(mode: decision::StopMode) -> StopMode {
+    match mode {
+        decision::StopMode::Fast => StopMode::Fast,
+        decision::StopMode::Immediate => StopMode::Immediate,
+    }
+}

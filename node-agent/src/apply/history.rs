@@ -1,0 +1,71 @@
+//! Questions to a source for its history.
+
+use super::Hands;
+use crate::clock;
+use node_agent_core::divergence::SourceHistory;
+use node_agent_core::postgres::Upstream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// One question to a source at a time, and its answer.
+#[derive(Default)]
+pub struct HistoryDesk {
+    answer: Arc<Mutex<Option<SourceHistory>>>,
+    asking: Arc<Mutex<bool>>,
+}
+
+impl HistoryDesk {
+    /// The last answer.
+    #[must_use]
+    pub fn latest(&self) -> Option<SourceHistory> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Hands {
+    pub(super) fn ask_history(&self, upstream: Upstream) {
+        let mut asking = self.desk.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::replace(&mut *asking, true) {
+            return;
+        }
+        drop(asking);
+        let (answer, asking) = (self.desk.answer.clone(), self.desk.asking.clone());
+        let (server, wake) = (self.tools.server.clone(), self.wake.clone());
+        tokio::spawn(async move {
+            let at = clock::boot();
+            let history = history(&server, &upstream).await;
+            let changed = {
+                let mut slot = answer.lock().unwrap_or_else(PoisonError::into_inner);
+                let next = SourceHistory { upstream, at, answer: history };
+                let changed = slot
+                    .as_ref()
+                    .is_none_or(|old| old.upstream != next.upstream || old.answer != next.answer);
+                *slot = Some(next);
+                changed
+            };
+            *asking.lock().unwrap_or_else(PoisonError::into_inner) = false;
+            if changed {
+                wake.notify_one();
+            }
+        });
+    }
+}
+
+async fn history(
+    server: &crate::postgres::Server,
+    upstream: &Upstream,
+) -> Result<node_agent_wire::history::TimelineHistory, String> {
+    const ASK_MAX: Duration = Duration::from_secs(2);
+    let (host, port) = match upstream {
+        Upstream::Member { host, port, .. } => (host.clone(), *port),
+        Upstream::Remote { hosts, .. } => {
+            let who = server.remote_identity(hosts, ASK_MAX).await.map_err(|e| e.to_string())?;
+            if who.in_recovery {
+                return Err(format!("{}:{} is not a primary yet", who.host, who.port));
+            }
+            (who.host, who.port)
+        }
+        Upstream::Nobody => return Err("nobody is followed".to_owned()),
+    };
+    server.history_of(Some((&host, port)), ASK_MAX).await.map_err(|e| e.to_string())
+}

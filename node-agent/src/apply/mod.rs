@@ -1,0 +1,97 @@
+//! Carries a decision out. No choices are left here.
+
+mod act;
+mod history;
+mod tend;
+
+pub use history::HistoryDesk;
+
+use crate::dcs::{Dcs, DcsError};
+use crate::jobs::{Jobs, Tools};
+use crate::observe::Memory;
+use crate::peers::Peers;
+use crate::postgres::{Effective, Error};
+use node_agent_core::decision::{Act, Decision};
+use node_agent_core::observed::Observed;
+use node_agent_wire::MemberName;
+use node_agent_wire::config::LocalConfig;
+use node_agent_wire::keys::ClusterPath;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// Everything that effects are carried out with.
+pub struct Hands {
+    /// The local configuration.
+    pub config: Arc<LocalConfig>,
+    /// The DCS of this datacenter.
+    pub dcs: Arc<dyn Dcs>,
+    /// Its keys.
+    pub path: ClusterPath,
+    /// PostgreSQL and the lease.
+    pub tools: Tools,
+    /// Long work.
+    pub jobs: Jobs,
+    /// Questions to sources.
+    pub desk: HistoryDesk,
+    /// Questions to members.
+    pub peers: Peers,
+    /// Wakes the loop.
+    pub wake: Arc<Notify>,
+    /// The settings that PostgreSQL was last given.
+    pub applied: Option<Effective>,
+    /// Who waits for the restart.
+    pub restart_reply: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Hands {
+    /// Carries out everything.
+    pub async fn apply(&mut self, memory: &mut Memory, observed: &Observed, decision: Decision) {
+        let Some(cluster) = observed.cluster.known() else {
+            if let Some(act) = decision.act {
+                self.act(memory, observed, None, act).await;
+            }
+            return;
+        };
+        // Stopping a primary waits for nothing; everything else comes after its preparations.
+        let (urgent, act) = match decision.act {
+            act @ Some(Act::Demote { .. }) => (act, None),
+            act => (None, act),
+        };
+        if let Some(act) = urgent {
+            self.act(memory, observed, Some(cluster), act).await;
+        }
+        for tend in decision.tend {
+            self.tend(memory, observed, cluster, tend).await;
+        }
+        if let Some(act) = act {
+            self.act(memory, observed, Some(cluster), act).await;
+        }
+    }
+
+    fn settings(&self, observed: &Observed) -> Effective {
+        Effective::merge(&self.config, &observed.config)
+    }
+
+    fn deadline(observed: &Observed) -> Duration {
+        observed.config.timing.retry_timeout
+    }
+}
+
+fn note(result: Result<(), DcsError>, what: &'static str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, what, "not done");
+    }
+}
+
+fn told<T>(result: Result<T, Error>, what: &'static str) {
+    if let Err(error) = result {
+        tracing::warn!(%error, hint = error.hint(), what, "not done");
+    }
+}
+
+/// A member's name out of the configuration.
+#[must_use]
+pub fn member_name(config: &LocalConfig) -> MemberName {
+    MemberName::new(&config.name)
+}

@@ -1,0 +1,194 @@
+//! Effects that may be repeated.
+
+use super::{Hands, note, told};
+use crate::clock;
+use crate::dcs::{Compare, Write};
+use crate::jobs;
+use crate::observe::Memory;
+use crate::postgres::Error;
+use crate::publish;
+use node_agent_core::decision::Tend;
+use node_agent_core::observed::{Cluster, JobKind, Observed};
+use node_agent_core::postgres::Postgres;
+use node_agent_core::slots::SlotChange;
+use node_agent_wire::dynamic::SynchronousMode;
+use node_agent_wire::keys::Leaf;
+use node_agent_wire::{Revision, SlotName};
+use std::time::Duration;
+
+/// Commits wait for new names once the checkpointer has read them. It does so within milliseconds
+/// unless it is in the middle of an fsync; this long after the reload, and seen idle, it has.
+const SYNC_NAMES_SETTLE: Duration = Duration::from_secs(1);
+
+impl Hands {
+    pub(super) async fn tend(
+        &mut self,
+        memory: &mut Memory,
+        observed: &Observed,
+        cluster: &Cluster,
+        tend: Tend,
+    ) {
+        let server = self.tools.server.clone();
+        match tend {
+            Tend::ReplaceRecord { record, over } => {
+                self.replace_record(observed, &record, over).await;
+            }
+            Tend::StartStandby(upstream) => {
+                let settings = self.settings(observed);
+                self.applied = Some(settings.clone());
+                let work = jobs::start_standby(self.tools.clone(), settings, upstream);
+                self.jobs.begin(JobKind::Start, work);
+            }
+            Tend::Follow(upstream) => {
+                let settings = self.settings(observed);
+                told(server.follow(&upstream, &settings).await, "following another source");
+            }
+            Tend::AskPeers => self.ask_peers(memory, observed).await,
+            Tend::AskHistory(upstream) => self.ask_history(upstream),
+            Tend::Slot(change) => self.change_slot(memory, change).await,
+            Tend::WriteSync { sync, over } => {
+                self.write_at(observed, Leaf::Sync, over, Some(sync.to_json()), "/sync").await;
+            }
+            Tend::DeleteSync(over) => {
+                self.write_at(observed, Leaf::Sync, over, None, "/sync").await;
+            }
+            Tend::SetSyncNames(names) => {
+                let off = observed.config.effective_sync_mode() == SynchronousMode::Off;
+                self.set_sync_names(memory, (!off).then_some(names.as_str())).await;
+            }
+            Tend::ClearFailover { over, why } => {
+                tracing::info!(why, "the switchover request is cleared");
+                self.write_at(observed, Leaf::Failover, over, Some("{}".into()), "/failover").await;
+            }
+            Tend::PublishLeader => self.publish_leader(memory, observed, cluster).await,
+            Tend::ApplySettings => {
+                let settings = self.settings(observed);
+                if self.applied.as_ref() != Some(&settings) {
+                    told(server.apply_settings(&settings).await, "applying settings");
+                    self.applied = Some(settings);
+                }
+            }
+        }
+    }
+
+    async fn ask_peers(&self, memory: &mut Memory, observed: &Observed) {
+        // Members that have lost their key are asked too, where they answered last; those of the
+        // read that this pass is made from are in the memory already.
+        let members = memory.members.values().map(|(member, _)| member);
+        let poll = self.peers.ask(members, &observed.me.name).await;
+        memory.poll = Some(poll);
+        self.wake.notify_one();
+    }
+
+    async fn change_slot(&self, memory: &mut Memory, change: SlotChange) {
+        let server = &self.tools.server;
+        let (name, result): (SlotName, Result<(), Error>) = match change {
+            SlotChange::Create(name) => {
+                tracing::info!(slot = %name, "creating the slot");
+                let result = server.create_slot(&name).await;
+                (name, result)
+            }
+            SlotChange::Drop(name) => {
+                tracing::info!(slot = %name, "dropping the slot");
+                let result = server.drop_slot(&name).await;
+                (name, result)
+            }
+            SlotChange::Advance(name, to) => {
+                let result = server.advance_slot(&name, to).await;
+                (name, result)
+            }
+        };
+        match result {
+            Ok(()) => {
+                memory.slot_errors.remove(&name);
+            }
+            Err(error) => {
+                let text = format!("{error}; {}", error.hint());
+                if memory.slot_errors.get(&name) != Some(&text) {
+                    tracing::warn!(slot = %name, error = %text, "the slot was not changed");
+                    memory.slot_errors.insert(name, text);
+                }
+            }
+        }
+    }
+
+    /// Sets the names; and later, when they are sure to be in force everywhere, notes the end of
+    /// WAL from which on commits have waited for them.
+    /// `None`: synchronous mode is off, the user's own value is restored.
+    async fn set_sync_names(&self, memory: &mut Memory, names: Option<&str>) {
+        let server = &self.tools.server;
+        let since = memory.sync_names.as_ref().filter(|(known, _)| Some(known.as_str()) == names);
+        let Some((_, since)) = since else {
+            // Whatever happens now: the old position says nothing about these names.
+            memory.sync_names_set_at = None;
+            memory.sync_names = None;
+            tracing::info!(names = names.unwrap_or("(the user's)"), "synchronous_standby_names");
+            match server.set_sync_names(names).await {
+                Ok(()) => memory.sync_names = names.map(|n| (n.to_owned(), clock::boot())),
+                Err(error) => {
+                    let hint = error.hint();
+                    tracing::warn!(%error, hint, "synchronous_standby_names were not set");
+                }
+            }
+            return;
+        };
+        if clock::boot().since(*since) < SYNC_NAMES_SETTLE {
+            return;
+        }
+        match server.checkpointer_attends().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, hint = error.hint(), "asking for the checkpointer's state");
+                return;
+            }
+        }
+        let after = server.observe(clock::boot(), Duration::from_secs(1)).await;
+        memory.sync_names_set_at = match after {
+            Postgres::Running(running) => Some(running.lsn),
+            Postgres::NoData
+            | Postgres::Unreadable(_)
+            | Postgres::Stopped(_)
+            | Postgres::Starting { .. }
+            | Postgres::Unresponsive { .. } => None,
+        };
+    }
+
+    async fn write_at(
+        &self,
+        observed: &Observed,
+        leaf: Leaf<'_>,
+        over: Revision,
+        value: Option<String>,
+        what: &'static str,
+    ) {
+        let key = self.path.key(leaf);
+        let write = match value {
+            Some(value) => Write::put(key.clone(), value),
+            None => Write::Delete(key.clone()),
+        };
+        let conditions =
+            [Compare::AtRevision(key, over), publish::as_leader(&self.path, &observed.me.name)];
+        match self.dcs.write(&conditions, &[write], Self::deadline(observed)).await {
+            Ok(Some(_)) => self.wake.notify_one(),
+            Ok(None) => {
+                tracing::info!(what, "it changed meanwhile; looking again");
+                self.wake.notify_one();
+            }
+            // The next pass tries again in its time.
+            Err(error) => tracing::warn!(what, %error, "it was not written"),
+        }
+    }
+
+    async fn publish_leader(&self, memory: &Memory, observed: &Observed, cluster: &Cluster) {
+        let (path, raw) = (&self.path, &memory.raw);
+        let bootstrap = &self.config.bootstrap.dcs;
+        let writes = publish::leader_writes(path, observed, cluster, raw, bootstrap);
+        if writes.is_empty() {
+            return;
+        }
+        let mine = [publish::as_leader(&self.path, &observed.me.name)];
+        let written = self.dcs.write(&mine, &writes, Self::deadline(observed)).await;
+        note(written.map(|_| ()), "publishing the leader's state");
+    }
+}

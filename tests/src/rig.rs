@@ -45,14 +45,31 @@ impl Rig {
     /// When that fails.
     #[must_use]
     pub fn start(test: &'static str, topology: &str) -> Self {
-        let file = programs::repository().join("topologies").join(topology);
+        Self::start_file(test, &programs::repository().join("topologies").join(topology))
+    }
+
+    /// Starts a topology that the test writes itself (see `topologies/README.md`; `dynamic` and
+    /// `agent` in it lay anything over the configuration).
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn start_with(test: &'static str, topology: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("a directory: {e}"));
+        let file = dir.path().join("topology.yaml");
+        fs::write(&file, topology).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        Self::start_file(test, &file)
+    }
+
+    fn start_file(test: &'static str, file: &Path) -> Self {
+        let topology = file.display();
         let bin_dir = Some(programs::directory().to_owned());
         let place = LabOptions::for_test(&format!("{PREFIX}{test}"));
         let place = place.unwrap_or_else(|error| panic!("no place for a lab: {error}"));
         let options = LabOptions { bin_dir, ..place };
         let lab = tokio::task::block_in_place(|| {
             remove_orphans()?;
-            let lab = TemporaryLab::new(Lab::create(&file, &options)?);
+            let lab = TemporaryLab::new(Lab::create(file, &options)?);
             lab.start(&silent, &Interrupt::default())?;
             lab.wait_ready(&silent, &Interrupt::default())?;
             Ok(lab)

@@ -19,6 +19,7 @@ pub mod lifecycle;
 pub mod line_search;
 pub mod name;
 pub mod network;
+pub mod overlay;
 pub mod prober;
 pub mod processes;
 pub mod render;

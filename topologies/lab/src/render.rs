@@ -7,10 +7,12 @@
 use std::path::{Path, PathBuf};
 
 use node_agent_wire::DcName;
+use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
 use crate::credentials::{self, Credentials, Password, REPLICATION_USER, REWIND_USER, SUPERUSER};
 use crate::layout::{GRPC_PORT, Host, HostKind, Layout, POSTGRES_PORT, REST_PORT};
+use crate::overlay::{Overlay, Places};
 use crate::topology::{Datacenter, Topology};
 
 /// First part of the keys of every cluster in etcd.
@@ -97,7 +99,34 @@ pub fn agent_config(
     if first != Some(&dc.name) {
         config.push(("federation", map([("standby", Value::Bool(true))])));
     }
-    document(&format!("configuration of {}", host.name), config)
+    let what = format!("configuration of {}", host.name);
+    let node = dc.nodes.iter().find(|node| host.name == format!("{}-{}", dc.name, node.name));
+    let places = Places {
+        name: host.name.clone(),
+        address: host.address.to_string(),
+        dir: host.dir.to_string_lossy().into_owned(),
+    };
+    let overlays = [&topology.agent, &dc.agent].into_iter().chain(node.map(|node| &node.agent));
+    overlaid(&what, config, overlays.map(|overlay| overlay.at(&places)))
+}
+
+/// The document with every overlay laid over it, in order.
+fn overlaid(
+    what: &str,
+    entries: Vec<(&str, Value)>,
+    overlays: impl Iterator<Item = Overlay>,
+) -> Result<String, RenderError> {
+    let overlays: Vec<Overlay> = overlays.filter(|o| *o != Overlay::default()).collect();
+    if overlays.is_empty() {
+        return document(what, entries);
+    }
+    let source = |source| RenderError { what: what.to_owned(), source };
+    let mapping: Mapping = entries.into_iter().map(|(key, value)| (text(key), value)).collect();
+    let mut config = serde_yaml::from_value(Value::Mapping(mapping)).map_err(source)?;
+    for overlay in overlays {
+        overlay.apply(&mut config);
+    }
+    serde_yaml::to_string(&config).map_err(source)
 }
 
 fn bootstrap(topology: &Topology, dc: &Datacenter) -> Result<Value, RenderError> {
@@ -129,8 +158,11 @@ fn bootstrap(topology: &Topology, dc: &Datacenter) -> Result<Value, RenderError>
         ("parameters", Value::Mapping(parameters)),
     ]);
     dcs.insert(text("postgresql"), section);
+    let mut dynamic = from_value("settings", Value::Mapping(dcs))?;
+    topology.dynamic.apply(&mut dynamic);
+    dc.dynamic.apply(&mut dynamic);
     let initdb = vec![map([("encoding", text("UTF8"))]), text("data-checksums")];
-    Ok(map([("dcs", Value::Mapping(dcs)), ("initdb", Value::Sequence(initdb))]))
+    Ok(map([("dcs", to_value("settings", &dynamic)?), ("initdb", Value::Sequence(initdb))]))
 }
 
 fn postgresql(context: &AgentContext<'_>, host: &Host) -> Value {
@@ -208,6 +240,10 @@ fn text(value: impl Into<String>) -> Value {
 
 fn path(value: &Path) -> Value {
     text(value.to_string_lossy())
+}
+
+fn from_value(what: &str, value: Value) -> Result<serde_json::Map<String, Json>, RenderError> {
+    serde_yaml::from_value(value).map_err(|source| RenderError { what: what.to_owned(), source })
 }
 
 fn to_value(what: &str, value: &impl serde::Serialize) -> Result<Value, RenderError> {

@@ -9,8 +9,13 @@ name: shop
 settings: {ttl: 6, synchronous_mode: true}
 postgresql: {parameters: {work_mem: 8MB, max_connections: 60}}
 datacenters:
-  dc1: {etcd: 3, nodes: [pg1, {name: pg2, tags: {nofailover: true}}]}
-  dc2: {nodes: [pg1], settings: {synchronous_mode: false}}
+  dc1:
+    etcd: 3
+    nodes: [pg1, {name: pg2, tags: {nofailover: true}, agent: {postgresql: {database: '{name}'}}}]
+    agent: {postgresql: {database: shop, pgpass: '{dir}/.pgpass'}}
+  dc2: {nodes: [pg1], settings: {synchronous_mode: false}, dynamic: {ttl: 7, failsafe_mode: true}}
+dynamic: {ttl: 6, postgresql: {use_slots: null, pg_hba: [local all all peer]}}
+agent: {tags: {zone: '{address}'}}
 ";
 
 fn rendered() -> (Vec<(String, Value)>, Value, Credentials) {
@@ -64,7 +69,8 @@ fn agents_get_what_the_topology_says() {
         (0, "bootstrap/dcs/maximum_lag_on_failover", "1048576"),
         (0, "bootstrap/dcs/synchronous_mode", "true"),
         (0, "bootstrap/dcs/postgresql/use_pg_rewind", "true"),
-        (0, "bootstrap/dcs/postgresql/use_slots", "true"),
+        (0, "bootstrap/dcs/postgresql/use_slots", "null"),
+        (0, "bootstrap/dcs/postgresql/pg_hba", "[local all all peer]"),
         (0, "bootstrap/dcs/postgresql/parameters/wal_log_hints", "'on'"),
         (0, "bootstrap/dcs/postgresql/parameters/work_mem", "8MB"),
         (0, "bootstrap/dcs/postgresql/parameters/max_connections", "60"),
@@ -72,16 +78,20 @@ fn agents_get_what_the_topology_says() {
         (0, "postgresql/listen", "127.20.1.11:5432"),
         (0, "postgresql/data_dir", "/tmp/lab/shop/dc1-pg1/data"),
         (0, "postgresql/bin_dir", "/usr/lib/postgresql/15/bin"),
-        (0, "postgresql/pgpass", "/tmp/lab/shop/dc1-pg1/pgpass"),
+        (0, "postgresql/pgpass", "/tmp/lab/shop/dc1-pg1/.pgpass"),
+        (0, "postgresql/database", "shop"),
         (0, "postgresql/parameters/unix_socket_directories", "/tmp/lab/shop/dc1-pg1/run"),
         (0, "postgresql/authentication/superuser/username", "postgres"),
-        (0, "tags", "null"),
+        (0, "tags", "{zone: 127.20.1.11}"),
         (0, "federation", "null"),
-        (1, "tags", "{nofailover: true}"),
+        (1, "tags", "{nofailover: true, zone: 127.20.1.12}"),
+        (1, "postgresql/database", "dc1-pg2"),
         (2, "scope", "shop-dc2"),
         (2, "name", "dc2-pg1"),
         (2, "postgresql/listen", "127.20.2.11:5432"),
-        (2, "bootstrap/dcs/ttl", "6"),
+        (2, "bootstrap/dcs/ttl", "7"),
+        (2, "bootstrap/dcs/failsafe_mode", "true"),
+        (2, "postgresql/database", "null"),
         (2, "bootstrap/dcs/synchronous_mode", "false"),
         (2, "federation", "{standby: true}"),
     ];

@@ -21,6 +21,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::line_search::line_of;
 use crate::name::{DcKey, LabName, NodeName};
 use crate::network::Network;
+use crate::overlay::Overlay;
 use crate::settings::{Scalar, Settings};
 
 /// A topology file larger than this is surely not one.
@@ -45,6 +46,12 @@ pub struct Topology {
     /// What concerns PostgreSQL itself.
     #[serde(default)]
     pub postgresql: Postgresql,
+    /// Laid over the dynamic configuration of every datacenter: anything that Patroni knows.
+    #[serde(default)]
+    pub dynamic: Overlay,
+    /// Laid over the configuration file of every agent.
+    #[serde(default)]
+    pub agent: Overlay,
     /// In the order of the file, never empty. The first is primary at first.
     #[serde(deserialize_with = "datacenters_in_order")]
     pub datacenters: Vec<Datacenter>,
@@ -72,6 +79,10 @@ pub struct Datacenter {
     pub nodes: Vec<Node>,
     /// Settings of this datacenter, laid over those of the file.
     pub settings: Settings,
+    /// Laid over its dynamic configuration, after that of the whole file.
+    pub dynamic: Overlay,
+    /// Laid over the files of its agents, after that of the whole file.
+    pub agent: Overlay,
 }
 
 /// One PostgreSQL node.
@@ -81,6 +92,8 @@ pub struct Node {
     pub name: NodeName,
     /// Tags as the agent publishes them.
     pub tags: BTreeMap<String, Scalar>,
+    /// Laid over its agent's file, last.
+    pub agent: Overlay,
 }
 
 /// Why a topology file cannot be used.
@@ -200,6 +213,10 @@ struct DatacenterBody {
     nodes: Vec<Node>,
     #[serde(default)]
     settings: Settings,
+    #[serde(default)]
+    dynamic: Overlay,
+    #[serde(default)]
+    agent: Overlay,
 }
 
 fn one_etcd() -> u8 {
@@ -241,8 +258,8 @@ fn datacenters_in_order<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Datacente
                     return Err(de::Error::custom(format_args!("datacenter {name} occurs twice")));
                 }
                 let body: DatacenterBody = map.next_value()?;
-                let DatacenterBody { etcd, nodes, settings } = body;
-                found.push(Datacenter { name, etcd, nodes, settings });
+                let DatacenterBody { etcd, nodes, settings, dynamic, agent } = body;
+                found.push(Datacenter { name, etcd, nodes, settings, dynamic, agent });
             }
             match found.len() {
                 0 => Err(de::Error::custom(
@@ -296,6 +313,8 @@ impl<'de> Deserialize<'de> for Node {
             name: NodeName,
             #[serde(default)]
             tags: BTreeMap<String, Scalar>,
+            #[serde(default)]
+            agent: Overlay,
         }
         struct NameOrMap;
         impl<'de> Visitor<'de> for NameOrMap {
@@ -311,12 +330,12 @@ impl<'de> Deserialize<'de> for Node {
                          (example: pg1)"
                     )));
                 }
-                Ok(Node { name, tags: BTreeMap::new() })
+                Ok(Node { name, tags: BTreeMap::new(), agent: Overlay::default() })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Node, A::Error> {
                 let body = Body::deserialize(de::value::MapAccessDeserializer::new(map))?;
                 let plain = self.visit_str(body.name.as_str())?;
-                Ok(Node { tags: body.tags, ..plain })
+                Ok(Node { tags: body.tags, agent: body.agent, ..plain })
             }
         }
         deserializer.deserialize_any(NameOrMap)

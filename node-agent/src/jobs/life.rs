@@ -1,0 +1,123 @@
+//! Starting, promoting, stopping and restarting PostgreSQL.
+
+use super::{Tools, told};
+use crate::keeper::Keeper;
+use crate::postgres::{Effective, StartAs, StopMode};
+use node_agent_core::postgres::Upstream;
+use node_agent_core::time::Boot;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A restart, a promotion or a start that takes longer has failed.
+const START_MAX: Duration = Duration::from_secs(300);
+/// A clean shutdown that takes longer is escalated.
+pub(super) const STOP_MAX: Duration = Duration::from_secs(60);
+/// An urgent stop escalates soon: the lease is gone.
+const STOP_URGENT_MAX: Duration = Duration::from_millis(500);
+/// The CHECKPOINT before a switchover may take this long, then the shutdown does the rest.
+const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
+/// The checkpoint after a promotion is made in the background.
+const CHECKPOINT_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// When the lease ends now; in the past when it is not held.
+fn lease_end(keeper: &Keeper) -> Boot {
+    keeper.held_until().unwrap_or_default()
+}
+
+/// Starts writable, the guard armed with the lease's end from the first moment.
+pub async fn start_primary(tools: &Tools, settings: &Effective) -> Result<(), String> {
+    tools.keeper.arm(true);
+    let deadline = lease_end(&tools.keeper);
+    tools.server.start(StartAs::Primary { deadline }, settings).await.map_err(|e| told(&e))?;
+    tools.server.wait_ready(START_MAX).await.map_err(|e| told(&e))
+}
+
+/// Starts as a standby.
+pub async fn start_standby(
+    tools: Tools,
+    settings: Effective,
+    upstream: Upstream,
+) -> Result<(), String> {
+    tools.keeper.arm(false);
+    let server = &tools.server;
+    server.start(StartAs::Standby(&upstream), &settings).await.map_err(|e| told(&e))
+}
+
+/// Promotes, the guard armed first, and has the checkpoint made in the background.
+pub async fn promote(tools: Tools) -> Result<(), String> {
+    tools.keeper.arm(true);
+    tools.checkpointed.store(false, Ordering::SeqCst);
+    let deadline = lease_end(&tools.keeper);
+    let promoted = tools.server.promote(deadline, START_MAX).await.map_err(|e| told(&e));
+    let checkpointed = tools.checkpointed.clone();
+    if promoted.is_err() {
+        checkpointed.store(true, Ordering::SeqCst);
+        return promoted;
+    }
+    // pg_rewind of other members needs the new timeline in the control file: a checkpoint.
+    let server = tools.server.clone();
+    tokio::spawn(async move {
+        if let Err(error) = server.checkpoint(CHECKPOINT_AFTER_MAX).await {
+            tracing::warn!(%error, "the checkpoint after the promotion failed");
+        }
+        checkpointed.store(true, Ordering::SeqCst);
+    });
+    Ok(())
+}
+
+/// How a primary is stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Demotion {
+    /// How.
+    pub mode: StopMode,
+    /// CHECKPOINT first.
+    pub checkpoint: bool,
+    /// Release the leader key afterwards.
+    pub release: bool,
+}
+
+/// Stops a primary.
+pub async fn demote(tools: Tools, how: Demotion) -> Result<(), String> {
+    let server = &tools.server;
+    if how.checkpoint
+        && let Err(error) = server.checkpoint(CHECKPOINT_MAX).await
+    {
+        tracing::warn!(%error, "the checkpoint before the shutdown failed; the shutdown makes one");
+    }
+    let deadline = match how.mode {
+        StopMode::Fast => STOP_MAX,
+        StopMode::Immediate => STOP_URGENT_MAX,
+    };
+    let control = server.stop(how.mode, deadline).await.map_err(|e| told(&e))?;
+    tools.keeper.arm(false);
+    tracing::info!(state = ?control.state, checkpoint = %control.checkpoint, "stopped");
+    if how.release {
+        tools.keeper.release().await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// Stops and starts in the same role.
+pub async fn restart(
+    tools: Tools,
+    settings: Effective,
+    standby_of: Option<Upstream>,
+    reply: Option<oneshot::Sender<Result<(), String>>>,
+) -> Result<(), String> {
+    let work = async {
+        tools.server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
+        match standby_of {
+            Some(upstream) => {
+                start_standby(tools.clone(), settings, upstream).await?;
+                tools.server.wait_ready(START_MAX).await.map_err(|e| told(&e))
+            }
+            None => start_primary(&tools, &settings).await,
+        }
+    };
+    let result = work.await;
+    if let Some(reply) = reply {
+        let _gone_is_fine = reply.send(result.clone());
+    }
+    result
+}

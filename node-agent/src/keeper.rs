@@ -69,7 +69,7 @@ pub struct Shared {
 
 /// What the loop asks of the keeper.
 enum Command {
-    Acquire(oneshot::Sender<Result<bool, DcsError>>),
+    Acquire(Revision, oneshot::Sender<Result<bool, DcsError>>),
     Release(oneshot::Sender<Result<(), DcsError>>),
 }
 
@@ -180,14 +180,16 @@ impl Keeper {
         }
     }
 
-    /// Takes the leader key if it is absent or holds our name. `true`: this node leads.
+    /// Takes the leader key if it holds our name, or is absent and `position` is still at this
+    /// revision (0: absent): whoever has beaten since this node looked may still lead, even if the
+    /// key has vanished again. `true`: this node leads.
     ///
     /// # Errors
     /// When the DCS did not answer; the key may have been taken all the same, and the next read
     /// tells.
-    pub async fn acquire(&self) -> Result<bool, DcsError> {
+    pub async fn acquire(&self, position: Revision) -> Result<bool, DcsError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Acquire(reply)).await?;
+        self.send(Command::Acquire(position, reply)).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -238,8 +240,8 @@ impl Thread {
             let wait = clock::boot().until(next);
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Acquire(reply)) => {
-                        let _gone_is_fine = reply.send(self.acquire().await);
+                    Some(Command::Acquire(position, reply)) => {
+                        let _gone_is_fine = reply.send(self.acquire(position).await);
                         next = clock::boot() + self.period();
                     }
                     Some(Command::Release(reply)) => {
@@ -376,7 +378,7 @@ impl Thread {
         }
     }
 
-    async fn acquire(&mut self) -> Result<bool, DcsError> {
+    async fn acquire(&mut self, position: Revision) -> Result<bool, DcsError> {
         let lease = match self.shared.lease.load(Ordering::SeqCst) {
             0 => self.new_lease().await?,
             lease => lease,
@@ -389,13 +391,14 @@ impl Thread {
         };
         let leader = self.path.key(Leaf::Leader);
         let put = Write::Put { key: leader.clone(), value: self.name.as_str().into(), lease };
-        for condition in [
-            Compare::Absent(leader.clone()),
-            Compare::ValueIs(leader.clone(), self.name.as_str().into()),
+        let unbeaten = Compare::AtRevision(self.path.key(Leaf::Position), position);
+        for conditions in [
+            vec![Compare::Absent(leader.clone()), unbeaten],
+            vec![Compare::ValueIs(leader.clone(), self.name.as_str().into())],
         ] {
             let sent = clock::boot();
             let writes = [put.clone(), self.position(false)];
-            if let Some(revision) = self.dcs.write(&[condition], &writes, self.call()).await? {
+            if let Some(revision) = self.dcs.write(&conditions, &writes, self.call()).await? {
                 self.held(sent, revision);
                 return Ok(true);
             }

@@ -18,3 +18,4 @@ pub mod run;
 pub mod settings;
 pub mod telemetry;
 pub mod view;
+mod watch;

@@ -150,14 +150,13 @@ pub struct Sources<'a> {
     pub job: Option<Job>,
 }
 
-/// The facts of one pass, from a read of the DCS that has just ended.
+/// The facts of one pass, from the cluster's keys and when these were current.
 pub async fn observe(
     memory: &mut Memory,
     sources: Sources<'_>,
-    read: Result<RawCluster, crate::dcs::DcsError>,
-    read_at: Boot,
+    read: Result<(RawCluster, Boot), crate::dcs::DcsError>,
 ) -> Observed {
-    let cluster = take_read(memory, &sources, read, read_at);
+    let cluster = take_read(memory, &sources, read);
     let record = cluster.known().and_then(|c| c.record.get());
     sources.links.align(record, memory.config.timing.loop_wait);
     let query_deadline = memory.config.timing.retry_timeout.min(Duration::from_secs(2));
@@ -200,12 +199,12 @@ pub async fn observe(
 fn take_read(
     memory: &mut Memory,
     sources: &Sources<'_>,
-    read: Result<RawCluster, crate::dcs::DcsError>,
-    read_at: Boot,
+    read: Result<(RawCluster, Boot), crate::dcs::DcsError>,
 ) -> Fact<Cluster> {
-    let raw = match read {
-        Ok(raw) => raw,
+    let (raw, read_at) = match read {
+        Ok(read) => read,
         Err(error) => {
+            let read_at = clock::boot();
             if memory.tried && memory.unknown_since == Boot(u64::MAX) {
                 tracing::warn!(%error, "the DCS can't be read");
                 memory.unknown_since = read_at;

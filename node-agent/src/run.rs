@@ -3,7 +3,8 @@
 use crate::apply::{Hands, HistoryDesk, member_name};
 use crate::clock;
 use crate::dcs::etcd::{Etcd, Login};
-use crate::dcs::{Change, Dcs, DcsError};
+use crate::dcs::mirror::{Mirror, Mirrored};
+use crate::dcs::{Dcs, DcsError, RawCluster};
 use crate::jobs::{Jobs, Outcome, Tools};
 use crate::keeper::{Keeper, KeeperSetup};
 use crate::link::Links;
@@ -12,15 +13,15 @@ use crate::peers::Peers;
 use crate::postgres::{Server, StopMode};
 use crate::publish;
 use crate::view::{Ask, Handle, View};
+use crate::watch::watch_cluster;
 use node_agent_core::decide;
+use node_agent_core::decision::{Act, Decision};
 use node_agent_core::observed::{JobKind, Me, Observed, Request};
 use node_agent_core::time::Boot;
-use node_agent_wire::Revision;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
-use node_agent_wire::keys::{ClusterPath, Leaf, LeafName};
+use node_agent_wire::keys::ClusterPath;
 use node_agent_wire::member::barred;
-use node_agent_wire::position::Position;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,7 +68,8 @@ impl Agent {
             username: config.etcd3.username.clone().unwrap_or_default(),
             password: config.etcd3.password.clone().unwrap_or_default(),
         };
-        let dcs: Arc<dyn Dcs> = Arc::new(Etcd::new(&endpoints, login.clone()));
+        let store = Arc::new(Etcd::new(&endpoints, login.clone()));
+        let dcs = Arc::new(Mirrored { store, mirror: Arc::new(Mirror::default()) });
         let path = ClusterPath::new(&config.namespace, &config.scope);
         let wake = Arc::new(Notify::new());
         let dynamic = Dynamic::read(&config.bootstrap.dcs);
@@ -173,18 +175,11 @@ impl Agent {
         if let Some(outcome) = self.hands.jobs.reap().await {
             self.ended(outcome);
         }
-        let read = read_cluster(&self.hands, &self.memory).await;
-        let sources = Sources {
-            server: &self.hands.tools.server,
-            keeper: &self.hands.tools.keeper,
-            beats: &self.beats,
-            links: &mut self.links,
-            path: &self.hands.path,
-            source: self.hands.desk.latest(),
-            job: self.hands.jobs.current(),
-        };
-        let observed = observe(&mut self.memory, sources, read, begun).await;
-        let decision = decide(&observed);
+        let (mut observed, mut decision) = self.look(false).await;
+        if decision.act.as_ref().is_some_and(Act::needs_own_read) {
+            // The watch may lag: what can't be taken back is decided from a read of its own.
+            (observed, decision) = self.look(true).await;
+        }
         let line = format!("{} {}: {}", decision.rule.number(), decision.rule.name(), decision.why);
         if line != self.last_line {
             tracing::info!(
@@ -218,6 +213,23 @@ impl Agent {
             self.put_member(&observed, &member).await;
         }
         if at_once { Duration::from_millis(10) } else { pause }
+    }
+
+    /// Observes and decides; `anew`: from a read of the store itself.
+    async fn look(&mut self, anew: bool) -> (Observed, Decision) {
+        let read = read_cluster(&self.hands, &self.memory, anew).await;
+        let sources = Sources {
+            server: &self.hands.tools.server,
+            keeper: &self.hands.tools.keeper,
+            beats: &self.beats,
+            links: &mut self.links,
+            path: &self.hands.path,
+            source: self.hands.desk.latest(),
+            job: self.hands.jobs.current(),
+        };
+        let observed = observe(&mut self.memory, sources, read).await;
+        let decision = decide(&observed);
+        (observed, decision)
     }
 
     async fn put_member(&self, observed: &Observed, member: &node_agent_wire::member::MemberData) {
@@ -303,8 +315,14 @@ impl Agent {
     }
 }
 
-async fn read_cluster(hands: &Hands, memory: &Memory) -> Result<crate::dcs::RawCluster, DcsError> {
-    hands.dcs.read(hands.path.prefix(), memory.config.timing.retry_timeout).await
+async fn read_cluster(
+    hands: &Hands,
+    memory: &Memory,
+    anew: bool,
+) -> Result<(RawCluster, Boot), DcsError> {
+    let timing = memory.config.timing;
+    hands.dcs.mirror.trust_for(timing.ttl * 2 / 5);
+    hands.dcs.cluster(hands.path.prefix(), anew, timing.retry_timeout).await
 }
 
 fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
@@ -343,7 +361,7 @@ async fn first_view(
     links: &mut Links,
 ) -> View {
     let begun = clock::boot();
-    let read = read_cluster(hands, memory).await;
+    let read = read_cluster(hands, memory, true).await;
     let sources = Sources {
         server: &hands.tools.server,
         keeper: &hands.tools.keeper,
@@ -353,7 +371,7 @@ async fn first_view(
         source: None,
         job: None,
     };
-    let observed = observe(memory, sources, read, begun).await;
+    let observed = observe(memory, sources, read).await;
     let decision = decide(&observed);
     View {
         raw: memory.raw.clone(),
@@ -364,70 +382,6 @@ async fn first_view(
         passes: 0,
         pass_took: clock::boot().since(begun),
         observed,
-    }
-}
-
-/// Wakes the loop on changes that matter to it, and notes every beat when it arrives.
-async fn watch_cluster(dcs: Arc<dyn Dcs>, path: ClusterPath, beats: Arc<Beats>, wake: Arc<Notify>) {
-    const CALL_MAX: Duration = Duration::from_secs(5);
-    loop {
-        let begun = async {
-            let now = dcs.read(path.prefix(), CALL_MAX).await?.revision;
-            dcs.watch(path.prefix(), Revision(now.0), CALL_MAX).await
-        };
-        match begun.await {
-            Ok(mut changes) => {
-                // What changed before the watch began is seen by the pass that this starts.
-                wake.notify_one();
-                loop {
-                    match changes.next().await {
-                        Ok(batch) => {
-                            if batch.iter().any(|c| matters(&path, &beats, c)) {
-                                wake.notify_one();
-                            }
-                        }
-                        Err(error) => {
-                            tracing::debug!(%error, "the watch is begun anew");
-                            break;
-                        }
-                    }
-                }
-                wake.notify_one();
-            }
-            Err(error) => tracing::debug!(%error, "no watch yet"),
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
-
-fn matters(path: &ClusterPath, beats: &Beats, change: &Change) -> bool {
-    match path.parse(&change.key) {
-        Some(LeafName::Plain(Leaf::Position)) => {
-            let position: Option<Position> =
-                change.value.as_ref().and_then(|v| serde_json::from_slice(v).ok());
-            if let Some(position) = position {
-                beats.saw(&position, clock::boot());
-            }
-            false
-        }
-        Some(LeafName::Plain(
-            Leaf::Leader
-            | Leaf::Config
-            | Leaf::Failover
-            | Leaf::Federation
-            | Leaf::Initialize
-            | Leaf::Sync,
-        )) => true,
-        // A member that comes needs its slot, one that goes may be a candidate less.
-        Some(LeafName::Member(_)) => change.created || change.value.is_none(),
-        Some(LeafName::Plain(
-            Leaf::Member(_)
-            | Leaf::History
-            | Leaf::Status
-            | Leaf::Failsafe
-            | Leaf::FederationHistory,
-        ))
-        | None => false,
     }
 }
 

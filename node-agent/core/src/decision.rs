@@ -86,6 +86,25 @@ pub enum Act {
     Restart,
 }
 
+impl Act {
+    /// Whether it may only follow from a read of the store itself: it makes a node write, or
+    /// discards data. Stopping waits for nothing, and the rest is a compare-and-set.
+    #[must_use]
+    pub fn needs_own_read(&self) -> bool {
+        match self {
+            Self::Acquire(_)
+            | Self::Promote(_)
+            | Self::StartPrimary(_)
+            | Self::Initdb(_)
+            | Self::Clone(_)
+            | Self::Rewind { .. } => true,
+            Self::Release | Self::Demote { .. } | Self::AcknowledgeFence(_) | Self::Restart => {
+                false
+            }
+        }
+    }
+}
+
 /// An effect that may be repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tend {

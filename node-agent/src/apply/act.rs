@@ -2,7 +2,7 @@
 
 use super::{Hands, note};
 use crate::clock;
-use crate::dcs::{Compare, Write};
+use crate::dcs::{Compare, Dcs, Write};
 use crate::jobs::{self, Demotion, RewindPlan};
 use crate::observe::Memory;
 use crate::postgres::{Effective, StopMode};
@@ -25,7 +25,7 @@ impl Hands {
         let settings = self.settings(observed);
         let tools = self.tools.clone();
         match act {
-            Act::Acquire(winner) => self.acquire(winner.why()).await,
+            Act::Acquire(winner) => self.acquire(memory, winner.why()).await,
             Act::Release => {
                 memory.stand_back_until = Some(clock::boot() + observed.config.timing.ttl);
                 note(self.tools.keeper.release().await, "releasing the leader key");
@@ -59,8 +59,9 @@ impl Hands {
         }
     }
 
-    async fn acquire(&self, why: &str) {
-        match self.tools.keeper.acquire().await {
+    async fn acquire(&self, memory: &Memory, why: &str) {
+        let position = memory.raw.revision_of(&self.path.key(Leaf::Position));
+        match self.tools.keeper.acquire(position).await {
             Ok(true) => tracing::info!(why, "took the leader key"),
             Ok(false) => tracing::info!("another member took the leader key first"),
             Err(error) => tracing::warn!(%error, "taking the leader key"),

@@ -6,7 +6,8 @@ mod tend;
 
 pub use history::HistoryDesk;
 
-use crate::dcs::{Dcs, DcsError};
+use crate::dcs::DcsError;
+use crate::dcs::mirror::Mirrored;
 use crate::jobs::{Jobs, Tools};
 use crate::observe::Memory;
 use crate::peers::Peers;
@@ -25,7 +26,7 @@ pub struct Hands {
     /// The local configuration.
     pub config: Arc<LocalConfig>,
     /// The DCS of this datacenter.
-    pub dcs: Arc<dyn Dcs>,
+    pub dcs: Arc<Mirrored>,
     /// Its keys.
     pub path: ClusterPath,
     /// PostgreSQL and the lease.

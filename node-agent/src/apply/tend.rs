@@ -2,7 +2,7 @@
 
 use super::{Hands, note, told};
 use crate::clock;
-use crate::dcs::{Compare, Write};
+use crate::dcs::{Compare, Dcs, Write};
 use crate::jobs;
 use crate::observe::Memory;
 use crate::postgres::Error;

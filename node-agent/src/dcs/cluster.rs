@@ -2,12 +2,12 @@
 
 use super::RawCluster;
 use node_agent_core::observed::{Cluster, Keyed, RecordView};
+use node_agent_wire::MemberName;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::history;
 use node_agent_wire::keys::{ClusterPath, Leaf, LeafName};
 use node_agent_wire::member::Member;
 use node_agent_wire::status::{Failover, Status, SyncState};
-use node_agent_wire::{MemberName, Revision};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -19,8 +19,7 @@ pub fn read(path: &ClusterPath, raw: &RawCluster, last_config: &Dynamic) -> Clus
         raw.keys.get(&path.key(leaf)).map(|k| String::from_utf8_lossy(&k.value).into_owned())
     };
     let bytes = |leaf: Leaf<'_>| raw.keys.get(&path.key(leaf)).map(|k| k.value.as_slice());
-    let revision =
-        |leaf: Leaf<'_>| raw.keys.get(&path.key(leaf)).map_or(Revision(0), |k| k.revision);
+    let revision = |leaf: Leaf<'_>| raw.revision_of(&path.key(leaf));
     let config = config_object(path, raw);
     Cluster {
         revision: raw.revision,
@@ -83,6 +82,7 @@ fn record(path: &ClusterPath, raw: &RawCluster) -> RecordView {
 mod tests {
     use super::*;
     use crate::dcs::RawKey;
+    use node_agent_wire::Revision;
 
     fn raw(entries: &[(&str, &str)]) -> RawCluster {
         let keys = entries

@@ -308,6 +308,8 @@ impl Changes for EtcdChanges {
                         key: String::from_utf8_lossy(kv.key()).into_owned(),
                         value: (!deleted).then(|| kv.value().to_vec()),
                         created: !deleted && kv.version() == 1,
+                        revision: Revision(kv.mod_revision()),
+                        lease: kv.lease(),
                     })
                 })
                 .collect())

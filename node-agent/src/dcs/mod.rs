@@ -1,10 +1,12 @@
 //! The distributed configuration store: one trait, etcd behind it.
 //!
-//! A watch is a hint only: every decision reads the whole prefix again, linearizably, and every
-//! write that others could race is a compare-and-set.
+//! What the watch tells serves the loop's quiet passes (`mirror`). What can't be taken back is
+//! decided from a linearizable read of the whole prefix, and every write that others could race is
+//! a compare-and-set.
 
 pub mod cluster;
 pub mod etcd;
+pub mod mirror;
 
 use node_agent_wire::Revision;
 use std::collections::BTreeMap;
@@ -62,6 +64,14 @@ pub struct RawCluster {
     pub keys: BTreeMap<String, RawKey>,
 }
 
+impl RawCluster {
+    /// `mod_revision` of a key; 0 when it is absent.
+    #[must_use]
+    pub fn revision_of(&self, key: &str) -> Revision {
+        self.keys.get(key).map_or(Revision(0), |raw| raw.revision)
+    }
+}
+
 /// A condition of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compare {
@@ -106,6 +116,10 @@ pub struct Change {
     pub value: Option<Vec<u8>>,
     /// The key did not exist before.
     pub created: bool,
+    /// The store's revision of the change.
+    pub revision: Revision,
+    /// The lease it hangs on; 0 for none.
+    pub lease: i64,
 }
 
 /// A stream of changes; ends with an error when the watch is lost.

@@ -17,7 +17,7 @@ use node_agent_wire::keys::ClusterPath;
 use node_agent_wire::member::Member;
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Lsn, MemberName, SlotName, TimelineId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -191,6 +191,7 @@ pub async fn observe(
         stand_back_until: memory.stand_back_until,
         sync_names_ours: sources.server.owns_sync_names(),
         sync_names_set_at: memory.sync_names_set_at,
+        sync_lost: BTreeSet::new(),
         request: memory.request,
         slot_errors: memory.slot_errors.clone(),
     }

@@ -6,8 +6,9 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use node_agent_core::observed::{PeerAnswer, Poll};
-use node_agent_wire::member::Member;
+use node_agent_core::observed::{PeerAnswer, Poll, Standing};
+use node_agent_wire::member::{Member, barred, priority};
+use node_agent_wire::yaml::truth;
 use node_agent_wire::{Lsn, MemberName, TimelineId};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -80,19 +81,27 @@ fn read(body: &Value) -> PeerAnswer {
         number("location").or_else(|| number("received_location").max(number("replayed_location")));
     let Some(lsn) = position else { return PeerAnswer::Silent };
     let role = body.get("role").and_then(Value::as_str).unwrap_or_default();
-    let tag = |name: &str| {
-        body.get("tags").and_then(|t| t.get(name)).and_then(node_agent_wire::yaml::truth)
-    };
-    PeerAnswer::Answered {
-        in_recovery: !matches!(role, "primary" | "master" | "promoted"),
+    let tags: BTreeMap<String, Value> = body
+        .get("tags")
+        .and_then(Value::as_object)
+        .map(|tags| tags.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
+        .unwrap_or_default();
+    let in_recovery = !matches!(role, "primary" | "master" | "promoted");
+    let told = body.get("wal_read").and_then(Value::as_bool);
+    PeerAnswer::Answered(Standing {
+        in_recovery,
         lsn: Lsn(lsn),
+        whole: told.unwrap_or_else(|| number("received_location").is_some_and(|at| at > 0)),
         timeline: body
             .get("timeline")
             .and_then(Value::as_u64)
             .and_then(|t| u32::try_from(t).ok())
             .map(TimelineId),
-        nofailover: tag("nofailover").unwrap_or(false),
-    }
+        nofailover: barred(&tags, "nofailover", "failover_priority"),
+        failover_priority: priority(&tags, "failover_priority"),
+        watchdog_failed: body.get("watchdog_failed").and_then(truth).unwrap_or(false),
+        sees_primary: body.get("sees_primary").and_then(Value::as_str).map(MemberName::from),
+    })
 }
 
 #[cfg(test)]
@@ -100,20 +109,38 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn standing(body: &Value) -> Standing {
+        match read(body) {
+            PeerAnswer::Answered(standing) => standing,
+            PeerAnswer::Silent => panic!("{body} is an answer"),
+        }
+    }
+
     #[test]
     fn answers_are_read_as_patroni_gives_them() {
-        let primary = json!({"role": "primary", "xlog": {"location": 5}, "timeline": 2});
-        assert!(matches!(
-            read(&primary),
-            PeerAnswer::Answered { in_recovery: false, lsn: Lsn(5), .. }
-        ));
-        let replica = json!({"role": "replica", "tags": {"nofailover": true},
-            "xlog": {"received_location": 7, "replayed_location": 6, "paused": false}});
-        assert!(matches!(
-            read(&replica),
-            PeerAnswer::Answered { in_recovery: true, lsn: Lsn(7), nofailover: true, .. }
-        ));
+        let primary = standing(&json!({"role": "primary", "xlog": {"location": 5}, "timeline": 2}));
+        assert!(!primary.in_recovery && primary.lsn == Lsn(5) && !primary.nofailover);
+        assert_eq!((primary.timeline, primary.failover_priority), (Some(TimelineId(2)), 1));
+        let replica = standing(&json!({"role": "replica", "watchdog_failed": true,
+            "tags": {"nofailover": true, "failover_priority": "3"},
+            "xlog": {"received_location": 7, "replayed_location": 6, "paused": false}}));
+        assert!(replica.in_recovery && replica.whole && replica.lsn == Lsn(7));
+        assert!(replica.nofailover && replica.watchdog_failed && replica.sees_primary.is_none());
+        assert_eq!(replica.failover_priority, 3);
         assert_eq!(read(&json!({"role": "replica", "state": "stopped"})), PeerAnswer::Silent);
         assert_eq!(read(&json!([1])), PeerAnswer::Silent);
+    }
+
+    #[test]
+    fn a_standby_that_has_not_read_its_wal_says_so() {
+        let xlog = json!({"received_location": null, "replayed_location": 6});
+        assert!(!standing(&json!({"role": "replica", "xlog": xlog})).whole);
+        let body = json!({"role": "replica", "xlog": xlog, "wal_read": true,
+            "sees_primary": "pg1"});
+        assert!(standing(&body).whole);
+        assert_eq!(standing(&body).sees_primary, Some("pg1".into()));
+        let unsure = json!({"role": "replica", "xlog": {"received_location": 9},
+            "wal_read": false});
+        assert!(!standing(&unsure).whole);
     }
 }

@@ -21,7 +21,7 @@ use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::keys::ClusterPath;
-use node_agent_wire::member::barred;
+use node_agent_wire::member::{barred, priority};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -331,6 +331,7 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         me: Me {
             name: member_name(config),
             nofailover: barred(&config.tags, "nofailover", "failover_priority"),
+            failover_priority: priority(&config.tags, "failover_priority"),
             may_bootstrap: !config.federation.standby,
         },
         config: dynamic,

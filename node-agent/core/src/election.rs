@@ -5,10 +5,10 @@ use crate::observed::{Cluster, Observed, PeerAnswer, Poll};
 use crate::postgres::{Postgres, Running};
 use crate::right::RightToWrite;
 use crate::rule::Rule;
+use crate::standing;
 use node_agent_wire::federation::OperationKind;
 use node_agent_wire::{Lsn, MemberName};
-use std::cmp::Ordering;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Proof that this node may try to take the leader key. Only this module makes it.
@@ -25,9 +25,6 @@ impl Winner {
     }
 }
 
-/// How old the members' answers may be when the key is taken, counted from the question. More than
-/// a silent member may take to be given up, or one that hangs would keep all others from leading.
-const POLL_AGE_MAX: Duration = Duration::from_millis(3000);
 /// Between two rounds of asking.
 const POLL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -42,7 +39,10 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
     }
     let asked = ask_whom(observed, cluster);
     if asked.is_empty() {
-        return acquire("no other member may have newer data");
+        return match standing::votes_missing(observed, cluster, running, &BTreeMap::new()) {
+            Some(why) => await_votes(why),
+            None => acquire("no other member may have newer data"),
+        };
     }
     let Some(poll) = fresh_poll(observed) else {
         return Decision::wait(
@@ -53,16 +53,21 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
         )
         .tend(Tend::AskPeers);
     };
-    let manual = cluster.failover.value.member.as_ref() == Some(&observed.me.name);
-    if !manual && let Some(lag) = lag_too_large(cluster, running) {
-        return not_eligible(lag);
+    if let Some(why) = standing::live_primary(&observed.me.name, &poll.answers) {
+        let wait = Decision::wait(Rule::PrimaryAlive, why, POLL_PAUSE, "the primary to stop");
+        return wait.tend(Tend::AskPeers);
     }
-    for name in &asked {
-        if let Some(answer) = poll.answers.get(name)
-            && let Some(why) = better(name, answer, running, manual)
-        {
+    let manual = cluster.failover.value.member.as_ref() == Some(&observed.me.name);
+    if !manual {
+        if let Some(lag) = lag_too_large(cluster, running) {
+            return not_eligible(lag);
+        }
+        if let Some(why) = standing::better(observed, cluster, running, &asked, &poll.answers) {
             return not_eligible(why);
         }
+    }
+    if let Some(why) = standing::votes_missing(observed, cluster, running, &poll.answers) {
+        return await_votes(why);
     }
     acquire(if manual { "named as candidate" } else { "no reachable member is ahead" })
 }
@@ -219,7 +224,7 @@ fn may_still_come(observed: &Observed, cluster: &Cluster, candidate: &MemberName
 }
 
 fn fresh_poll(observed: &Observed) -> Option<&Poll> {
-    observed.poll.as_ref().filter(|p| observed.now.since(p.asked_at) < POLL_AGE_MAX)
+    observed.poll.as_ref().filter(|poll| poll.is_fresh(observed.now))
 }
 
 /// While this datacenter is fenced for a planned switchover that is not committed, only the last
@@ -236,16 +241,14 @@ fn only_witness<'a>(observed: &Observed, cluster: &'a Cluster) -> Option<&'a Mem
     (awaited && record.names_us() && !knows).then_some(last)
 }
 
-/// Every other member that may be elected: those of the DCS, and those that were there lately. In
-/// synchronous mode only those of `/sync` (behaviour §6, row 9).
+/// Every other member: those of the DCS, and those that were there lately. Whoever of them may not
+/// be elected may still know of a primary that lives.
 fn ask_whom(observed: &Observed, cluster: &Cluster) -> BTreeSet<MemberName> {
-    let sync = &cluster.sync.value;
     cluster
         .members
         .keys()
         .chain(observed.members_seen.keys())
         .filter(|name| **name != observed.me.name)
-        .filter(|name| !sync.active() || sync.covers(name))
         .cloned()
         .collect()
 }
@@ -258,34 +261,6 @@ fn lag_too_large(cluster: &Cluster, running: &Running) -> Option<String> {
     (lag > max).then(|| format!("{lag} bytes behind the last leader, more than {max}"))
 }
 
-fn better(
-    name: &MemberName,
-    answer: &PeerAnswer,
-    running: &Running,
-    manual: bool,
-) -> Option<String> {
-    match answer {
-        PeerAnswer::Answered { in_recovery: false, .. } => {
-            Some(format!("{name} still accepts writes"))
-        }
-        PeerAnswer::Answered { in_recovery: true, lsn, timeline, nofailover: false } if !manual => {
-            // More WAL of an older timeline is less: the cluster has gone on from another point.
-            let theirs = timeline.unwrap_or(running.timeline);
-            match theirs.cmp(&running.timeline).then(lsn.cmp(&running.lsn)) {
-                Ordering::Greater if theirs != running.timeline => Some(format!(
-                    "{name} is on timeline {theirs}, this node on {}",
-                    running.timeline
-                )),
-                Ordering::Greater => {
-                    Some(format!("{name} is {} bytes ahead", lsn.bytes_since(running.lsn)))
-                }
-                Ordering::Equal | Ordering::Less => None,
-            }
-        }
-        PeerAnswer::Answered { in_recovery: true, .. } | PeerAnswer::Silent => None,
-    }
-}
-
 fn acquire(why: &'static str) -> Decision {
     Decision::wait(Rule::Acquire, why, Duration::ZERO, "the leader key")
         .act(Act::Acquire(Winner { why }))
@@ -293,6 +268,10 @@ fn acquire(why: &'static str) -> Decision {
 
 fn not_eligible(why: String) -> Decision {
     Decision::wait(Rule::NotEligible, why, POLL_PAUSE, "a better member").tend(Tend::AskPeers)
+}
+
+fn await_votes(why: String) -> Decision {
+    Decision::wait(Rule::AwaitVotes, why, POLL_PAUSE, "votes").tend(Tend::AskPeers)
 }
 
 /// Names with commas between.

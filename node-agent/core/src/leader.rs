@@ -10,7 +10,7 @@ use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::slots;
 use crate::switchover::{asked_in_pause, switchover};
-use crate::synchronous::{awaits_sync, sync_step};
+use crate::synchronous::{awaits_sync, sync_step, waits_in_vain};
 use std::time::Duration;
 
 /// Decides for the holder of the leader key.
@@ -169,6 +169,9 @@ fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
     .tend(Tend::PublishLeader);
     if observed.request == Some(Request::Restart) {
         return restart().tend(Tend::PublishLeader);
+    }
+    if let Some(lost) = waits_in_vain(observed, cluster, running) {
+        (decision.rule, decision.why) = (Rule::SyncLost, lost);
     }
     match sync_step(observed, cluster, running) {
         Some(Tend::SetSyncNames(names)) if names == running.sync_names => {

@@ -16,13 +16,16 @@ pub mod leader;
 pub mod observed;
 pub mod postgres;
 pub mod promotion;
+pub mod quorum;
 mod read_only;
 pub mod right;
 pub mod rule;
 pub mod slots;
+mod standing;
 mod switchover;
 pub mod sync;
 mod synchronous;
 pub mod time;
+pub mod waits;
 
 pub use decide::decide;

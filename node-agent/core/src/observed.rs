@@ -10,7 +10,8 @@ use node_agent_wire::member::Member;
 use node_agent_wire::position::Position;
 use node_agent_wire::status::{Failover, Status, SyncState};
 use node_agent_wire::{DcName, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// This node, from its configuration file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Me {
     pub name: MemberName,
     /// Tag `nofailover`, or a `failover_priority` of zero or less.
     pub nofailover: bool,
+    /// `failover_priority`: between members at the same position the higher one leads.
+    pub failover_priority: i64,
     /// May begin a new cluster by initdb.
     pub may_bootstrap: bool,
 }
@@ -120,18 +123,31 @@ pub struct Observer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerAnswer {
     /// It answered.
-    Answered {
-        /// It runs and does not accept writes.
-        in_recovery: bool,
-        /// Received or replayed up to here.
-        lsn: Lsn,
-        /// On this timeline.
-        timeline: Option<TimelineId>,
-        /// It may not become leader.
-        nofailover: bool,
-    },
+    Answered(Standing),
     /// It did not answer, or has no running PostgreSQL.
     Silent,
+}
+
+/// Where a member that answered stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// It runs and does not accept writes.
+    pub in_recovery: bool,
+    /// Received or replayed up to here.
+    pub lsn: Lsn,
+    /// `lsn` counts all WAL that it has: after a restart a standby answers before it has read
+    /// what it received earlier.
+    pub whole: bool,
+    /// On this timeline.
+    pub timeline: Option<TimelineId>,
+    /// It may not become leader.
+    pub nofailover: bool,
+    /// Its `failover_priority`.
+    pub failover_priority: i64,
+    /// It needs a watchdog and can't use it: it may not become leader.
+    pub watchdog_failed: bool,
+    /// A member that it has itself seen accepting writes, a moment ago.
+    pub sees_primary: Option<MemberName>,
 }
 
 /// The answers of one round.
@@ -141,6 +157,27 @@ pub struct Poll {
     pub asked_at: Boot,
     /// By member.
     pub answers: BTreeMap<MemberName, PeerAnswer>,
+}
+
+/// How old the members' answers may be when the key is taken, counted from the question. More than
+/// a silent member may take to be given up, or one that hangs would keep all others from leading.
+const POLL_AGE_MAX: Duration = Duration::from_millis(3000);
+
+impl Poll {
+    /// Whether the answers are young enough to act on.
+    #[must_use]
+    pub fn is_fresh(&self, now: Boot) -> bool {
+        now.since(self.asked_at) < POLL_AGE_MAX
+    }
+
+    /// The first member that answered as one that accepts writes.
+    #[must_use]
+    pub fn primary(&self) -> Option<&MemberName> {
+        self.answers.iter().find_map(|(name, answer)| match answer {
+            PeerAnswer::Answered(standing) => (!standing.in_recovery).then_some(name),
+            PeerAnswer::Silent => None,
+        })
+    }
 }
 
 /// Long work under way: one at a time.
@@ -222,6 +259,8 @@ pub struct Observed {
     pub sync_names_ours: bool,
     /// The end of WAL from which on commits are sure to have waited for the names in force.
     pub sync_names_set_at: Option<Lsn>,
+    /// Standbys that sessions wait for in vain, and whose agents do not answer either.
+    pub sync_lost: BTreeSet<MemberName>,
     /// What somebody asked for.
     pub request: Option<Request>,
     /// Slots that this node could not create lately, with the reason.

@@ -81,8 +81,12 @@ pub struct Walsender {
     pub state: String,
     /// `sync`, `quorum`, `potential` or `async`.
     pub sync_state: String,
+    /// Written there up to here.
+    pub write_lsn: Option<Lsn>,
     /// Flushed there up to here.
     pub flush_lsn: Option<Lsn>,
+    /// Replayed there up to here.
+    pub replay_lsn: Option<Lsn>,
     /// The user that replicates.
     pub usename: String,
     /// Where it connects from.
@@ -117,6 +121,9 @@ pub struct Running {
     pub lsn: Lsn,
     /// Standby: received and flushed up to here.
     pub receive_lsn: Option<Lsn>,
+    /// Standby: replay has come to the end of the local WAL since PostgreSQL was started, so that
+    /// `lsn` counts all of it.
+    pub wal_read: bool,
     /// Standby: replayed up to here.
     pub replay_lsn: Option<Lsn>,
     /// Standby: replay is paused.

@@ -4,6 +4,7 @@ use crate::observed::Observed;
 use crate::postgres::Postgres;
 use crate::right::{RightToWrite, WriteBlocked};
 use crate::sync;
+use crate::waits::{Form, Waits};
 use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::status::SyncState;
 use node_agent_wire::{Epoch, Revision};
@@ -68,7 +69,11 @@ pub fn eligible(observed: &Observed) -> Result<Eligible, NotYet> {
     }
     // Names left over from an earlier life as primary would let the first commit wait for ever.
     let strict = mode != SynchronousMode::Off && cluster.config.synchronous_mode_strict;
-    let names = sync::render_names(&std::collections::BTreeSet::new(), strict);
+    let form = match mode {
+        SynchronousMode::Quorum => Form::Quorum,
+        SynchronousMode::On | SynchronousMode::Off => Form::Plain,
+    };
+    let names = Waits::default().render(form, strict);
     if mode != SynchronousMode::Off && running.sync_names != names {
         return Err(NotYet::SetNames(names));
     }

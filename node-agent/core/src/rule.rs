@@ -95,6 +95,11 @@ rules! {
     Restart = 129, "restart",
         "An operator asked for a restart.",
         "PostgreSQL is restarted in its role.";
+    SyncLost = 140, "sync-lost",
+        "The leader is primary, and sessions wait in vain for a synchronous standby that is gone: \
+         it acknowledges nothing and its agent does not answer.",
+        "/sync no longer names it, then PostgreSQL no longer waits for it; another standby takes \
+         its place.";
     LostLock = 200, "lost-lock",
         "PostgreSQL accepts writes, and this node is not the leader.",
         "It is stopped at once.";
@@ -140,6 +145,13 @@ rules! {
     AcquireEmpty = 305, "acquire-empty",
         "A new cluster: no data, no leader.",
         "The leader key is taken; its holder begins the cluster.";
+    AwaitVotes = 306, "await-votes",
+        "There is no leader, and too few of the members that `/sync` names answer with no more WAL \
+         than this node.",
+        "Wait for them: the others may have what was acknowledged.";
+    PrimaryAlive = 307, "primary-alive",
+        "There is no leader, and a member still accepts writes, or another one has just seen it.",
+        "Nobody takes the key.";
 }
 
 impl Rule {

@@ -68,9 +68,19 @@ pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Runni
 }
 
 /// Members that could be elected at once: in synchronous mode only synchronous ones (the election
-/// takes no other), whether a switchover or a failover is asked for.
+/// takes no other), whether a switchover or a failover is asked for; and in quorum mode only while
+/// there are the votes for one of them.
 fn ready_candidates(cluster: &Cluster, running: &Running) -> Vec<MemberName> {
     let sync = &cluster.sync.value;
+    let streams = |name: &MemberName| {
+        running.senders.iter().any(|s| {
+            s.state == "streaming" && s.application_name.eq_ignore_ascii_case(name.as_str())
+        })
+    };
+    let voters = sync.sync_standby.iter().filter(|name| streams(name)).count();
+    if sync.active() && voters <= usize::try_from(sync.quorum).unwrap_or(usize::MAX) {
+        return Vec::new();
+    }
     running
         .senders
         .iter()

@@ -1,13 +1,22 @@
-//! Plain synchronous mode: which standbys PostgreSQL waits for, and which may be elected.
+//! Synchronous replication: the set that PostgreSQL waits for, what `/sync` promises, and the one
+//! step that may follow.
 //!
-//! The invariant (behaviour 13.1): whoever `/sync` names is waited for by PostgreSQL. So `/sync`
-//! shrinks before the names do, and grows after them, and only with standbys that have everything
-//! up to the moment the names took effect. One step a pass; whatever is killed between two steps,
-//! the invariant holds.
+//! `/sync` is a promise to every election: whoever it names, and has the votes of `quorum` others
+//! that it names, has every acknowledged commit. Plain mode is the case of quorum 0. The promise
+//! is kept because of two conditions, which every step is checked against:
+//!
+//! - [`holds`]: a commit that waited for the names in force is on somebody in every electorate.
+//!   PostgreSQL's names are only ever changed to names that keep the promise as it stands.
+//! - [`may_promise`]: a new promise also covers the commits of the time before. It either lets
+//!   fewer be elected than the old one, or rests on standbys that are known to have flushed
+//!   everything up to the moment from which all commits are sure to have waited for the names in
+//!   force.
+//!
+//! One step a pass; whatever is killed between two steps, the promise holds.
 
-use crate::postgres::Running;
+use crate::waits::{Form, Waits};
+use node_agent_wire::MemberName;
 use node_agent_wire::status::SyncState;
-use node_agent_wire::{Lsn, MemberName};
 use std::collections::BTreeSet;
 
 /// The next step towards the wanted state.
@@ -17,8 +26,32 @@ pub enum SyncStep {
     Write(SyncState),
     /// Change `synchronous_standby_names`.
     Names(String),
+    /// The names are as wanted, and a standby that `/sync` is to name has not caught up yet.
+    Confirming,
     /// As wanted.
     Settled,
+}
+
+/// What is wanted in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Goal {
+    /// What PostgreSQL is to wait for.
+    pub waits: Waits,
+    /// How it is written.
+    pub form: Form,
+}
+
+impl Goal {
+    /// Plain mode: each of them.
+    #[must_use]
+    pub fn plain(set: BTreeSet<MemberName>) -> Self {
+        Self { waits: Waits { num: set.len(), set }, form: Form::Plain }
+    }
+
+    /// The votes that this allows `/sync` to ask for: any so many and a candidate meet each commit.
+    fn quorum(&self) -> usize {
+        self.waits.set.len() - self.waits.num.min(self.waits.set.len())
+    }
 }
 
 /// What the step is chosen from.
@@ -26,94 +59,120 @@ pub enum SyncStep {
 pub struct SyncInput<'a> {
     /// The primary.
     pub me: &'a MemberName,
-    /// Standbys that may be synchronous: streaming, known, no `nosync`; best first.
-    pub candidates: &'a [MemberName],
-    /// How many are wanted.
-    pub count: usize,
-    /// Writes wait when there is none.
+    /// What is wanted.
+    pub goal: &'a Goal,
+    /// Writes wait when there is no standby.
     pub strict: bool,
     /// `/sync` as read.
     pub sync: &'a SyncState,
-    /// PostgreSQL as observed.
-    pub running: &'a Running,
-    /// The end of WAL from which on commits are sure to have waited for the names; `None` until
-    /// that is known.
-    pub names_set_at: Option<Lsn>,
-}
-
-/// The value of `synchronous_standby_names` for a set: every one of them is waited for.
-#[must_use]
-pub fn render_names(names: &BTreeSet<MemberName>, strict: bool) -> String {
-    let quoted: Vec<String> = names.iter().map(quoted).collect();
-    match quoted.as_slice() {
-        [] if strict => "*".to_owned(),
-        [] => String::new(),
-        [one] => one.clone(),
-        several => format!("{} ({})", several.len(), several.join(",")),
-    }
-}
-
-fn quoted(name: &MemberName) -> String {
-    format!("\"{}\"", name.as_str().replace('"', "\"\""))
+    /// `synchronous_standby_names` in force.
+    pub names: &'a str,
+    /// Standbys that PostgreSQL waits for, and that have flushed everything up to the moment from
+    /// which commits are sure to have waited for `names`. Empty while that is not known.
+    pub confirmed: &'a BTreeSet<MemberName>,
 }
 
 /// One step. `/sync` with another leader is taken over by [`takeover`] before a promotion.
 #[must_use]
 pub fn step(input: &SyncInput<'_>) -> SyncStep {
-    let current: BTreeSet<MemberName> = input.sync.sync_standby.clone();
-    let wanted = choose(input, &current);
-    let names = render_names(&wanted, input.strict);
-    let write = |standbys: BTreeSet<MemberName>| {
-        SyncStep::Write(SyncState {
-            leader: Some(input.me.clone()),
-            sync_standby: standbys,
-            quorum: 0,
-        })
+    let in_force = Waits::read(input.names);
+    let owned = input.sync.leader.as_ref() == Some(input.me);
+    if !owned || !holds(input.sync, &in_force) {
+        // The second: somebody else has changed the names. Nobody is promised anything any more.
+        return SyncStep::Write(promise(input.me, BTreeSet::new(), 0));
+    }
+    let goal = input.goal;
+    let wanted = promise(input.me, goal.waits.set.clone(), goal.quorum());
+    if *input.sync != wanted && is_weaker(input.sync, &wanted) {
+        return SyncStep::Write(wanted);
+    }
+    let names = goal.waits.render(goal.form, input.strict);
+    if input.names != names {
+        if holds(input.sync, &goal.waits) {
+            return SyncStep::Names(names);
+        }
+        return SyncStep::Write(between(input, goal));
+    }
+    let next = match goal.form {
+        // In plain mode each one counts as soon as it has caught up.
+        Form::Plain => {
+            let ready = |name: &&MemberName| {
+                input.confirmed.contains(*name) || input.sync.sync_standby.contains(*name)
+            };
+            promise(input.me, goal.waits.set.iter().filter(ready).cloned().collect(), 0)
+        }
+        Form::Quorum => wanted.clone(),
     };
-    if input.sync.leader.as_ref() != Some(input.me) {
-        return write(BTreeSet::new());
+    if *input.sync == wanted {
+        SyncStep::Settled
+    } else if next != *input.sync && may_promise(input.sync, &next, &in_force, input.confirmed) {
+        SyncStep::Write(next)
+    } else {
+        SyncStep::Confirming
     }
-    if !current.is_subset(&wanted) {
-        return write(current.intersection(&wanted).cloned().collect());
-    }
-    if input.running.sync_names != names {
-        return SyncStep::Names(names);
-    }
-    let confirmed: BTreeSet<MemberName> =
-        wanted.iter().filter(|n| current.contains(*n) || confirmed(input, n)).cloned().collect();
-    if confirmed == current { SyncStep::Settled } else { write(confirmed) }
 }
 
-/// The wanted set: those in `/sync` that still stream stay, then those that PostgreSQL waits for
-/// already, and the rest is filled from the best. Without the second group two standbys that take
-/// turns in being ahead would replace each other before either of them is confirmed.
-fn choose(input: &SyncInput<'_>, current: &BTreeSet<MemberName>) -> BTreeSet<MemberName> {
-    let rank = |name: &MemberName| {
-        let waited_for = input.running.sync_names.contains(&quoted(name));
-        if current.contains(name) { 0 } else { 2 - u8::from(waited_for) }
+/// A value of `/sync`. One in which nobody could have enough votes says so by naming nobody.
+fn promise(me: &MemberName, voters: BTreeSet<MemberName>, quorum: usize) -> SyncState {
+    let electable = quorum < voters.len();
+    SyncState {
+        leader: Some(me.clone()),
+        quorum: if electable { u32::try_from(quorum).unwrap_or(u32::MAX) } else { 0 },
+        sync_standby: if electable { voters } else { BTreeSet::new() },
+    }
+}
+
+/// The promise with as many votes, out of those that stay, that the wanted names keep it.
+fn between(input: &SyncInput<'_>, goal: &Goal) -> SyncState {
+    let voters = input.sync.sync_standby.intersection(&goal.waits.set).cloned().collect();
+    promise(input.me, voters, votes(input.sync).max(goal.quorum()))
+}
+
+fn votes(sync: &SyncState) -> usize {
+    usize::try_from(sync.quorum).unwrap_or(usize::MAX)
+}
+
+/// Whether every commit that waited so is on one of any `quorum` + 1 that `/sync` names: together
+/// they are more than those that may lack it. Where it names nobody, there is nothing to keep.
+#[must_use]
+pub fn holds(promised: &SyncState, waits: &Waits) -> bool {
+    let voters = &promised.sync_standby;
+    let all = voters.union(&waits.set).count();
+    voters.is_empty() || all <= votes(promised).saturating_add(waits.num)
+}
+
+/// Whether whoever the second promise lets be elected, the first one did as well: of any
+/// `quorum` + 1 that the second one names, enough are named by the first.
+#[must_use]
+pub fn is_weaker(first: &SyncState, second: &SyncState) -> bool {
+    let more = second.sync_standby.difference(&first.sync_standby).count();
+    second.sync_standby.is_empty() || votes(second) >= votes(first).saturating_add(more)
+}
+
+/// Whether `/sync` may change so while PostgreSQL waits for `in_force`: a promise that is not
+/// weaker needs standbys in every electorate that are known to have what was committed before the
+/// names were in force.
+#[must_use]
+pub fn may_promise(
+    from: &SyncState,
+    to: &SyncState,
+    in_force: &Waits,
+    confirmed: &BTreeSet<MemberName>,
+) -> bool {
+    // The electorate that proves least has none of the confirmed.
+    let unsure = SyncState {
+        sync_standby: to.sync_standby.difference(confirmed).cloned().collect(),
+        ..to.clone()
     };
-    let mut wanted: Vec<&MemberName> = input.candidates.iter().collect();
-    wanted.sort_by_key(|name| rank(name));
-    wanted.into_iter().take(input.count).cloned().collect()
+    let before = unsure.sync_standby.len() <= votes(to) || is_weaker(from, &unsure);
+    before && holds(to, in_force)
 }
 
-/// PostgreSQL waits for it, and it has everything up to when that began.
-fn confirmed(input: &SyncInput<'_>, name: &MemberName) -> bool {
-    let Some(set_at) = input.names_set_at else { return false };
-    input.running.senders.iter().any(|s| {
-        s.application_name.eq_ignore_ascii_case(name.as_str())
-            && s.sync_state == "sync"
-            && s.flush_lsn.is_some_and(|flushed| flushed >= set_at)
-    })
-}
-
-/// `/sync` as it must read before this node may be promoted; `None` when it does already.
+/// `/sync` as it must read before this node may be promoted; `None` when it does already. Nobody
+/// but this node may be elected until a standby is known to have followed it: the votes of the
+/// time before would count members that may yet turn to another timeline of the same number.
 #[must_use]
 pub fn takeover(me: &MemberName, sync: &SyncState) -> Option<SyncState> {
     let ready = sync.leader.as_ref() == Some(me) && sync.sync_standby.is_empty();
-    (!ready).then(|| SyncState {
-        leader: Some(me.clone()),
-        sync_standby: BTreeSet::new(),
-        quorum: 0,
-    })
+    (!ready).then(|| promise(me, BTreeSet::new(), 0))
 }

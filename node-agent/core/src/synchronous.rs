@@ -1,11 +1,18 @@
-//! What the primary does for synchronous replication in one pass.
+//! What the primary does for synchronous replication in one pass: who may be synchronous, what is
+//! wanted, and the next step towards it.
 
 use crate::decision::Tend;
 use crate::observed::{Cluster, Observed};
-use crate::postgres::Running;
-use crate::sync::{self, SyncInput, SyncStep};
+use crate::postgres::{Running, Walsender};
+use crate::quorum;
+use crate::sync::{self, Goal, SyncInput, SyncStep};
+use crate::waits::Waits;
 use node_agent_wire::dynamic::SynchronousMode;
+use node_agent_wire::member::Member;
 use node_agent_wire::{Lsn, MemberName};
+use serde_json::Value;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The next step towards the wanted state, if one is due.
 pub(crate) fn sync_step(observed: &Observed, cluster: &Cluster, running: &Running) -> Option<Tend> {
@@ -18,57 +25,176 @@ pub(crate) fn sync_step(observed: &Observed, cluster: &Cluster, running: &Runnin
         return (observed.sync_names_ours && !running.sync_names.is_empty())
             .then(|| Tend::SetSyncNames(String::new()));
     }
-    let candidates = sync_candidates(observed, cluster, running);
-    let input = SyncInput {
-        me: &observed.me.name,
-        candidates: &candidates,
-        count: usize::try_from(cluster.config.synchronous_node_count.max(1)).unwrap_or(1),
-        strict: cluster.config.synchronous_mode_strict,
-        sync: &state.value,
-        running,
-        names_set_at: observed.sync_names_set_at,
-    };
-    match sync::step(&input) {
+    match next(observed, cluster, running) {
         SyncStep::Write(sync) => Some(Tend::WriteSync { sync, over: state.revision }),
         SyncStep::Names(names) => Some(Tend::SetSyncNames(names)),
-        SyncStep::Settled if observed.sync_names_set_at.is_none() => {
+        SyncStep::Settled | SyncStep::Confirming if observed.sync_names_set_at.is_none() => {
             // After a restart of the agent: learn where the names in force apply from.
             Some(Tend::SetSyncNames(running.sync_names.clone()))
         }
-        SyncStep::Settled => None,
+        SyncStep::Settled | SyncStep::Confirming => None,
     }
 }
 
 /// A standby is waited for by PostgreSQL and has not caught up yet: `/sync` is to name it soon.
 pub(crate) fn awaits_sync(observed: &Observed, cluster: &Cluster, running: &Running) -> bool {
-    let wanted = usize::try_from(cluster.config.synchronous_node_count.max(1)).unwrap_or(1);
-    let possible = sync_candidates(observed, cluster, running).len().min(wanted);
     cluster.config.effective_sync_mode() != SynchronousMode::Off
-        && cluster.sync.value.sync_standby.len() < possible
+        && next(observed, cluster, running) == SyncStep::Confirming
 }
 
-/// Members that stream to this primary and may be synchronous, the most advanced first.
-///
-/// A member joins once it has flushed WAL of the present timeline: right after a promotion its
-/// sender still shows the old one, and commits would wait until it has switched.
-fn sync_candidates(observed: &Observed, cluster: &Cluster, running: &Running) -> Vec<MemberName> {
-    let history = observed.own_history.as_ref().filter(|h| h.timeline == running.timeline);
-    let began = history.map(|h| h.ancestors.last().map(|a| a.ended_at));
-    let mut streaming: Vec<(Lsn, MemberName)> = running
-        .senders
-        .iter()
-        .filter(|s| s.state == "streaming")
-        .filter_map(|s| {
-            let member = cluster
-                .members
-                .values()
-                .find(|m| m.name.as_str().eq_ignore_ascii_case(&s.application_name))?;
-            let barred = member.nosync() || member.nofailover();
-            let joined = cluster.sync.value.covers(&member.name);
-            let ready = joined || began.is_some_and(|began| s.flush_lsn > began);
-            (ready && !barred).then(|| (s.flush_lsn.unwrap_or_default(), member.name.clone()))
+/// A standby that is lost is still named or waited for.
+pub(crate) fn waits_in_vain(
+    observed: &Observed,
+    cluster: &Cluster,
+    running: &Running,
+) -> Option<String> {
+    let waited_for = Waits::read(&running.sync_names).set;
+    let lost = observed.sync_lost.iter().find(|name| {
+        cluster.sync.value.sync_standby.contains(*name) || waited_for.contains(*name)
+    })?;
+    Some(format!("sessions wait in vain for {lost}, and its agent does not answer"))
+}
+
+fn next(observed: &Observed, cluster: &Cluster, running: &Running) -> SyncStep {
+    let goal = goal(observed, cluster, running);
+    sync::step(&SyncInput {
+        me: &observed.me.name,
+        goal: &goal,
+        strict: cluster.config.synchronous_mode_strict,
+        sync: &cluster.sync.value,
+        names: &running.sync_names,
+        confirmed: &confirmed(observed, cluster, running),
+    })
+}
+
+fn goal(observed: &Observed, cluster: &Cluster, running: &Running) -> Goal {
+    let candidates = candidates(observed, cluster, running);
+    let count = usize::try_from(cluster.config.synchronous_node_count.max(1)).unwrap_or(1);
+    let names = |barred: bool| -> Vec<MemberName> {
+        candidates.iter().filter(|c| c.nofailover == barred).map(|c| c.name.clone()).collect()
+    };
+    let (electable, others) = (names(false), names(true));
+    match cluster.config.effective_sync_mode() {
+        SynchronousMode::Quorum => quorum::goal(
+            &electable,
+            &others,
+            count,
+            &cluster.sync.value,
+            &Waits::read(&running.sync_names),
+        ),
+        SynchronousMode::On | SynchronousMode::Off => {
+            Goal::plain(electable.into_iter().chain(others).take(count).collect())
+        }
+    }
+}
+
+/// PostgreSQL waits for them, and they have everything up to when that began.
+fn confirmed(observed: &Observed, cluster: &Cluster, running: &Running) -> BTreeSet<MemberName> {
+    let Some(set_at) = observed.sync_names_set_at else { return BTreeSet::new() };
+    let waited_for = Waits::read(&running.sync_names).set;
+    streaming(cluster, running)
+        .into_values()
+        .filter(|(member, sender)| {
+            waited_for.contains(&member.name)
+                && matches!(sender.sync_state.as_str(), "sync" | "quorum")
+                && sender.flush_lsn.is_some_and(|flushed| flushed >= set_at)
+        })
+        .map(|(member, _)| member.name.clone())
+        .collect()
+}
+
+/// A standby that may be synchronous.
+struct Candidate {
+    name: MemberName,
+    nofailover: bool,
+    lsn: Lsn,
+}
+
+/// Members that stream to this primary, each with its most advanced sender: a lost connection may
+/// still show beside the new one.
+fn streaming<'a>(
+    cluster: &'a Cluster,
+    running: &'a Running,
+) -> BTreeMap<&'a MemberName, (&'a Member, &'a Walsender)> {
+    let mut found: BTreeMap<&MemberName, (&Member, &Walsender)> = BTreeMap::new();
+    for sender in running.senders.iter().filter(|s| s.state == "streaming") {
+        let member = cluster
+            .members
+            .values()
+            .find(|m| m.name.as_str().eq_ignore_ascii_case(&sender.application_name));
+        let Some(member) = member else { continue };
+        let known = found.get(&member.name);
+        if known.is_none_or(|(_, known)| known.flush_lsn < sender.flush_lsn) {
+            found.insert(&member.name, (member, sender));
+        }
+    }
+    found
+}
+
+/// Those that may be synchronous, the best first: one that may lead, the higher `sync_priority`,
+/// one that is synchronous already (or PostgreSQL waits for already: without that two standbys
+/// that take turns in being ahead would replace each other before either is confirmed), the most
+/// advanced.
+fn candidates(observed: &Observed, cluster: &Cluster, running: &Running) -> Vec<Candidate> {
+    let streaming = streaming(cluster, running);
+    let waited_for = Waits::read(&running.sync_names).set;
+    let position = |s: &Walsender| acknowledged(cluster, s).unwrap_or_default();
+    let mut ranked: Vec<_> = streaming
+        .values()
+        .filter(|(member, sender)| {
+            !member.nosync()
+                && !observed.sync_lost.contains(&member.name)
+                && !cascades(member, &streaming)
+                && has_joined(observed, cluster, running, member, sender)
+        })
+        .map(|(member, sender)| {
+            let promised = cluster.sync.value.sync_standby.contains(&member.name);
+            let rank = 2 * u8::from(!promised) + u8::from(!waited_for.contains(&member.name));
+            let priority = Reverse(member.sync_priority());
+            let (nofailover, lsn) = (member.nofailover(), position(sender));
+            let name = member.name.clone();
+            ((nofailover, priority, rank, Reverse(lsn)), Candidate { name, nofailover, lsn })
         })
         .collect();
-    streaming.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    streaming.into_iter().map(|(_, name)| name).collect()
+    ranked.sort_by(|(a, c), (b, d)| a.cmp(b).then_with(|| c.name.cmp(&d.name)));
+    let mut candidates: Vec<Candidate> = ranked.into_iter().map(|(_, c)| c).collect();
+    if let Some(lag_max) = cluster.config.maximum_lag_on_syncnode {
+        let ahead = match candidates.as_slice() {
+            [] | [_] => running.lsn,
+            several => several.iter().map(|c| c.lsn).max().unwrap_or_default(),
+        };
+        candidates.retain(|c| ahead.bytes_since(c.lsn) <= lag_max);
+    }
+    candidates
+}
+
+/// Up to where a commit counts as acknowledged by this standby.
+fn acknowledged(cluster: &Cluster, sender: &Walsender) -> Option<Lsn> {
+    let setting = cluster.config.parameters.get("synchronous_commit").and_then(Value::as_str);
+    match setting {
+        Some("remote_write") => sender.write_lsn,
+        Some("remote_apply") => sender.replay_lsn,
+        Some(_) | None => sender.flush_lsn,
+    }
+}
+
+/// It is meant to stream from another member, which streams from here: it is on its way there.
+fn cascades(member: &Member, streaming: &BTreeMap<&MemberName, (&Member, &Walsender)>) -> bool {
+    member.replicatefrom().is_some_and(|source| {
+        streaming.keys().any(|name| **name != member.name && name.as_str() == source)
+    })
+}
+
+/// A member joins once it has flushed WAL of the present timeline: right after a promotion its
+/// sender still shows the old one, and commits would wait until it has switched.
+fn has_joined(
+    observed: &Observed,
+    cluster: &Cluster,
+    running: &Running,
+    member: &Member,
+    sender: &Walsender,
+) -> bool {
+    let history = observed.own_history.as_ref().filter(|h| h.timeline == running.timeline);
+    let began = history.map(|h| h.ancestors.last().map(|a| a.ended_at));
+    cluster.sync.value.covers(&member.name) || began.is_some_and(|began| sender.flush_lsn > began)
 }

@@ -216,36 +216,34 @@ fn check_acquire(o: &Observed, decision: &Decision) {
     check_race(o, cluster, running);
 }
 
-/// The members that may know better have been asked, and none of them does.
+/// The others have been asked: none of those that count knows better, and there are the votes.
 fn check_race(o: &Observed, cluster: &Cluster, running: &Running) {
     let sync = &cluster.sync.value;
-    let asked = cluster.members.keys().chain(o.members_seen.keys()).any(|name| {
-        *name != o.me.name
-            && (sync.leader.is_none()
-                || sync.leader.as_ref() == Some(name)
-                || sync.sync_standby.contains(name))
-    });
-    if asked {
+    let others = cluster.members.keys().chain(o.members_seen.keys()).any(|n| *n != o.me.name);
+    let mut votes = 0;
+    if others {
         let poll = o.poll.as_ref().expect("somebody was asked");
         assert!(o.now.since(poll.asked_at) <= Duration::from_secs(3));
         let by_name = cluster.failover.value.member.as_ref() == Some(&o.me.name);
         for (name, answer) in &poll.answers {
-            let counts = *name != o.me.name
-                && (cluster.members.contains_key(name) || o.members_seen.contains_key(name))
-                && (sync.leader.is_none()
-                    || sync.leader.as_ref() == Some(name)
-                    || sync.sync_standby.contains(name));
-            if let PeerAnswer::Answered { in_recovery, lsn, timeline, nofailover } = answer
-                && counts
-            {
-                assert!(*in_recovery, "{name} still writes");
-                let theirs = (timeline.unwrap_or(running.timeline), *lsn);
-                assert!(
-                    by_name || *nofailover || theirs <= (running.timeline, running.lsn),
-                    "{name} is better"
-                );
+            let PeerAnswer::Answered(standing) = answer else { continue };
+            assert!(standing.in_recovery, "{name} still writes");
+            assert!(standing.sees_primary.as_ref().is_none_or(|p| *p == o.me.name), "it lives");
+            let known = cluster.members.contains_key(name) || o.members_seen.contains_key(name);
+            let may_lead = !standing.nofailover && !standing.watchdog_failed;
+            let listed = sync.sync_standby.contains(name);
+            let theirs = (standing.timeline.unwrap_or(running.timeline), standing.lsn);
+            let own = (running.timeline, running.lsn);
+            if *name != o.me.name && known && may_lead && (sync.leader.is_none() || listed) {
+                assert!(by_name || theirs <= own || sync.leader.as_ref() == Some(name), "{name}");
+            }
+            if *name != o.me.name && listed && theirs <= own && standing.timeline.is_some() {
+                votes += u32::from(standing.whole);
             }
         }
+    }
+    if sync.leader.as_ref().is_some_and(|l| *l != o.me.name) {
+        assert!(votes >= sync.quorum, "{votes} of {} votes", sync.quorum);
     }
     let Some(ours) = record(cluster) else { return };
     let planned = ours.operation.as_ref().is_some_and(|o| o.kind == OperationKind::Switchover);

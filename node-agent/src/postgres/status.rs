@@ -34,6 +34,8 @@ macro_rules! timeline {
 pub(super) use timeline;
 
 /// One JSON text. `CASE` keeps the functions that fail on the other role from being called.
+/// `wal_read` comes before the positions that it speaks of: a standby asks for a stream, or waits
+/// for one, only when it has replayed all WAL that it has.
 pub(super) const QUERY: &str = concat!(
     "
 SELECT json_build_object(
@@ -42,6 +44,9 @@ SELECT json_build_object(
     timeline!(),
     ",
   'flush_lsn', CASE WHEN r.standby THEN NULL ELSE pg_current_wal_flush_lsn() END,
+  'wal_read', r.standby AND (pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (
+    SELECT FROM pg_stat_activity WHERE backend_type = 'startup'
+      AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval'))),
   'receive_lsn', CASE WHEN r.standby THEN pg_last_wal_receive_lsn() END,
   'replay_lsn', CASE WHEN r.standby THEN pg_last_wal_replay_lsn() END,
   'replay_paused', r.standby AND CASE WHEN r.standby THEN pg_is_wal_replay_paused() END,
@@ -52,7 +57,8 @@ SELECT json_build_object(
     FROM pg_stat_get_wal_receiver() WHERE pid IS NOT NULL),
   'senders', (SELECT coalesce(json_agg(json_build_object('application_name', application_name,
       'state', coalesce(state, ''), 'sync_state', coalesce(sync_state, ''),
-      'flush_lsn', flush_lsn, 'usename', coalesce(usename, ''),
+      'write_lsn', write_lsn, 'flush_lsn', flush_lsn, 'replay_lsn', replay_lsn,
+      'usename', coalesce(usename, ''),
       'client_addr', host(client_addr), 'sync_priority', coalesce(sync_priority, 0))
       ORDER BY application_name, pid), '[]') FROM pg_stat_replication),
   'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name,
@@ -72,6 +78,7 @@ struct Answer {
     in_recovery: bool,
     timeline: u32,
     flush_lsn: Option<String>,
+    wal_read: bool,
     receive_lsn: Option<String>,
     replay_lsn: Option<String>,
     replay_paused: bool,
@@ -100,7 +107,9 @@ struct Sender {
     application_name: String,
     state: String,
     sync_state: String,
+    write_lsn: Option<String>,
     flush_lsn: Option<String>,
+    replay_lsn: Option<String>,
     usename: String,
     client_addr: Option<String>,
     sync_priority: i32,
@@ -139,7 +148,9 @@ impl Receiver {
 impl Sender {
     fn fact(self) -> Result<Walsender, Error> {
         Ok(Walsender {
+            write_lsn: position(self.write_lsn.as_ref())?,
             flush_lsn: position(self.flush_lsn.as_ref())?,
+            replay_lsn: position(self.replay_lsn.as_ref())?,
             application_name: self.application_name,
             state: self.state,
             sync_state: self.sync_state,
@@ -173,6 +184,7 @@ pub(super) fn parse(text: &str) -> Result<Running, Error> {
         timeline: TimelineId(answer.timeline),
         lsn: flush_lsn.or(receive_lsn.max(replay_lsn)).unwrap_or_default(),
         receive_lsn,
+        wal_read: answer.wal_read,
         replay_lsn,
         replay_paused: answer.replay_paused,
         replayed_commit_at_us: answer.replayed_commit_at_us,
@@ -194,7 +206,8 @@ mod tests {
 
     fn answer(changes: &Value) -> String {
         let mut all = json!({
-            "in_recovery": true, "timeline": 2, "flush_lsn": null, "receive_lsn": "0/5000000",
+            "in_recovery": true, "timeline": 2, "flush_lsn": null, "wal_read": true,
+            "receive_lsn": "0/5000000",
             "replay_lsn": "0/5000100", "replay_paused": false, "replayed_commit_at_us": 7,
             "receiver": {"status": "streaming", "host": "a", "port": 5432,
                 "latest_end_lsn": "0/5000200", "timeline": 2},

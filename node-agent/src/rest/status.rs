@@ -2,6 +2,7 @@
 
 use super::standing;
 use crate::view::View;
+use node_agent_core::observed::Poll;
 use node_agent_core::postgres::Running;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
@@ -45,6 +46,13 @@ fn add_postgres(body: &mut Map<String, Value>, view: &View, running: &Running, n
     body.insert("server_version".into(), running.server_version.into());
     body.insert("timeline".into(), running.timeline.0.into());
     body.insert("xlog".into(), xlog(running));
+    if running.in_recovery {
+        body.insert("wal_read".into(), running.wal_read.into());
+    }
+    let poll = view.observed.poll.as_ref().filter(|poll| poll.is_fresh(now));
+    if let Some(primary) = poll.and_then(Poll::primary) {
+        body.insert("sees_primary".into(), primary.as_str().into());
+    }
     match standing::listed_in_sync(view, now) {
         SynchronousMode::Off => {}
         SynchronousMode::On => {

@@ -183,6 +183,18 @@ impl Member {
         barred(&self.data.tags, "nosync", "sync_priority")
     }
 
+    /// `sync_priority`: the higher one is the synchronous standby.
+    #[must_use]
+    pub fn sync_priority(&self) -> i64 {
+        priority(&self.data.tags, "sync_priority")
+    }
+
+    /// The member that this one streams from by its tag `replicatefrom`.
+    #[must_use]
+    pub fn replicatefrom(&self) -> Option<&str> {
+        self.data.tags.get("replicatefrom").and_then(Value::as_str).filter(|n| !n.is_empty())
+    }
+
     /// Whether the boolean tag is set, in Patroni's words.
     #[must_use]
     pub fn tag(&self, name: &str) -> bool {
@@ -195,7 +207,17 @@ impl Member {
 pub fn barred(tags: &BTreeMap<String, Value>, flag: &str, priority: &str) -> bool {
     match tags.get(flag).and_then(crate::yaml::truth) {
         Some(barred) => barred,
-        None => tags.get(priority).and_then(Value::as_i64).is_some_and(|p| p <= 0),
+        None => self::priority(tags, priority) <= 0,
+    }
+}
+
+/// The priority that tags give; 1 when there is none that can be read (contract C.7).
+#[must_use]
+pub fn priority(tags: &BTreeMap<String, Value>, name: &str) -> i64 {
+    match tags.get(name) {
+        Some(Value::Number(number)) => number.as_i64().unwrap_or(1),
+        Some(Value::String(text)) => text.trim().parse().unwrap_or(1),
+        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) | None => 1,
     }
 }
 

@@ -5,7 +5,7 @@ use super::healthy::{NOW, SYSTEM, WALL_US, ago, cluster, control, member, record
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{
     Cluster, Job, JobKind, Keyed, Lease, Me, Observed, Observer, PeerAnswer, Poll, RecordView,
-    Request,
+    Request, Standing,
 };
 use node_agent_core::postgres::{ControlState, Postgres, Running, SlotFact, Upstream, Walsender};
 use node_agent_core::time::{Boot, Fact};
@@ -85,7 +85,8 @@ fn at(mut o: Observed, leader: Option<MemberName>, lease: Lease) -> Observed {
             value.initialize = Some(SYSTEM.to_owned());
         }
         value.members.insert("pg2".into(), member("pg2"));
-        if value.sync.value.leader.as_ref().is_some_and(|l| *l != o.me.name) {
+        let sync = &value.sync.value;
+        if sync.active() && !sync.covers(&o.me.name) {
             value.sync.value = SyncState::default();
         }
     }
@@ -110,11 +111,15 @@ fn moment() -> impl Strategy<Value = Boot> {
 }
 
 fn me() -> impl Strategy<Value = Me> {
-    (prop::bool::weighted(0.1), any::<bool>()).prop_map(|(nofailover, may_bootstrap)| Me {
-        name: "pg1".into(),
-        nofailover,
-        may_bootstrap,
-    })
+    let priority = select(vec![1, 1, 1, 2]);
+    (prop::bool::weighted(0.1), any::<bool>(), priority).prop_map(
+        |(nofailover, may_bootstrap, failover_priority)| Me {
+            name: "pg1".into(),
+            nofailover,
+            failover_priority,
+            may_bootstrap,
+        },
+    )
 }
 
 fn lease() -> impl Strategy<Value = Lease> {
@@ -167,17 +172,29 @@ fn source() -> impl Strategy<Value = SourceHistory> {
 fn poll() -> impl Strategy<Value = Poll> {
     let answer = prop_oneof![
         1 => Just(PeerAnswer::Silent),
-        2 => (prop::bool::weighted(0.9), lsn(), of(1_u32..3), prop::bool::weighted(0.1)).prop_map(
-            |(in_recovery, lsn, timeline, nofailover)| PeerAnswer::Answered {
-                in_recovery,
-                lsn,
-                timeline: timeline.map(TimelineId),
-                nofailover,
-            }
-        ),
+        4 => standing().prop_map(PeerAnswer::Answered),
     ];
     (select(vec![100, 2_900, 3_500]), btree_map(name(), answer, 0..3))
         .prop_map(|(age, answers)| Poll { asked_at: ago(Duration::from_millis(age)), answers })
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    let rare = || prop::bool::weighted(0.1);
+    let place = (prop::bool::weighted(0.9), lsn(), prop::bool::weighted(0.8), of(1_u32..3));
+    (place, rare(), select(vec![1, 1, 2]), rare(), weighted(0.1, name())).prop_map(
+        |((in_recovery, lsn, whole, timeline), nofailover, failover_priority, failed, sees)| {
+            Standing {
+                in_recovery,
+                lsn,
+                whole,
+                timeline: timeline.map(TimelineId),
+                nofailover,
+                failover_priority,
+                watchdog_failed: failed,
+                sees_primary: sees,
+            }
+        },
+    )
 }
 
 fn observer() -> impl Strategy<Value = Observer> {
@@ -287,7 +304,9 @@ fn initialize() -> impl Strategy<Value = Option<String>> {
 
 fn config() -> impl Strategy<Value = Dynamic> {
     let flag = || prop::bool::weighted(0.25);
-    (flag(), flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15)).prop_map(
+    let off = || serde_json::Value::Bool(false);
+    let sync = select(vec![off(), off(), off(), true.into(), "quorum".into()]);
+    (sync, flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15)).prop_map(
         |(sync, strict, standby, check_timeline, rewind, pause)| {
             let mut json = serde_json::json!({
                 "synchronous_mode": sync,
@@ -316,11 +335,13 @@ fn failover() -> impl Strategy<Value = Failover> {
 fn sync() -> impl Strategy<Value = SyncState> {
     prop_oneof![
         3 => Just(SyncState::default()),
-        2 => (name(), btree_set(name(), 0..2)).prop_map(|(leader, sync_standby)| SyncState {
-            leader: Some(leader),
-            sync_standby,
-            quorum: 0,
-        }),
+        3 => (name(), btree_set(name(), 0..3), select(vec![0, 0, 1, 2])).prop_map(
+            |(leader, sync_standby, quorum)| SyncState {
+                leader: Some(leader),
+                sync_standby,
+                quorum,
+            }
+        ),
     ]
 }
 
@@ -399,7 +420,7 @@ fn any_control() -> impl Strategy<Value = node_agent_core::postgres::ControlData
 
 fn any_running() -> impl Strategy<Value = Running> {
     let place = (any::<bool>(), 1_u32..4, lsn(), of(lsn()));
-    let names = select(vec!["", "*", "\"pg2\"", "2 (\"pg2\",\"pg3\")"]);
+    let names = select(vec!["", "*", "\"pg2\"", "2 (\"pg2\",\"pg3\")", "ANY 1 (\"pg2\",\"pg3\")"]);
     (place, system(), names, vec(any_sender(), 0..3), vec(any_slot(), 0..3), any::<bool>())
         .prop_map(|(place, system_id, names, senders, slots, streams)| {
             let (in_recovery, timeline, lsn, replayed) = place;

@@ -2,7 +2,7 @@
 
 use super::healthy::{NOW, WALL_US, ago, dcs, member, record};
 use super::words::{Words, duration, history, items, lsn};
-use node_agent_core::observed::{Keyed, Observed, PeerAnswer, Poll, RecordView};
+use node_agent_core::observed::{Keyed, Observed, PeerAnswer, Poll, RecordView, Standing};
 use node_agent_core::time::Fact;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
@@ -74,7 +74,7 @@ fn config(observed: &mut Observed, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `pg3 nofailover state=stopped`.
+/// `pg3 nofailover state=stopped sync_priority=2 replicatefrom=pg2`.
 fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member), String> {
     let mut words = Words::of(item);
     let mut member = member(words.next()?);
@@ -84,6 +84,12 @@ fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member)
     member.data.timeline = words.value("timeline")?.map(TimelineId);
     if words.flag("addressless") {
         member.data.conn_url = String::new();
+    }
+    if let Some(priority) = words.value::<i64>("sync_priority")? {
+        member.data.tags.insert("sync_priority".into(), priority.into());
+    }
+    if let Some(source) = words.value::<String>("replicatefrom")? {
+        member.data.tags.insert("replicatefrom".into(), source.into());
     }
     for tag in ["nofailover", "nosync"] {
         if words.flag(tag) {
@@ -120,7 +126,7 @@ fn status(observed: &mut Observed, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `leader pg1 standbys pg2 pg3`.
+/// `leader pg1 standbys pg2 pg3 [quorum=1]`.
 fn sync(text: &str) -> Result<Keyed<SyncState>, String> {
     let mut words = Words::of(text);
     if !words.flag("leader") {
@@ -128,8 +134,9 @@ fn sync(text: &str) -> Result<Keyed<SyncState>, String> {
     }
     let leader = Some(MemberName::from(words.next()?));
     words.flag("standbys");
+    let quorum = words.value("quorum")?.unwrap_or(0);
     let sync_standby = words.rest().split_whitespace().map(MemberName::from).collect();
-    Ok(Keyed { value: SyncState { leader, sync_standby, quorum: 0 }, revision: Revision(42) })
+    Ok(Keyed { value: SyncState { leader, sync_standby, quorum }, revision: Revision(42) })
 }
 
 fn record_view(text: &str) -> Result<RecordView, String> {
@@ -251,7 +258,7 @@ fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `pg2 standby 0/3000000 tl=1 nofailover, pg3 silent, pg4 primary 0/1; asked 100ms`.
+/// `pg2 standby 0/3000000 [tl=1] [nofailover] [priority=2] [reading] [sees=pg1], pg3 silent, pg4 primary 0/1; asked 100ms`.
 fn poll(text: &str) -> Result<Poll, String> {
     let (members, asked) = text.split_once(';').unwrap_or((text, "asked 100ms"));
     let mut answers = BTreeMap::new();
@@ -260,12 +267,16 @@ fn poll(text: &str) -> Result<Poll, String> {
         let name = MemberName::from(words.next()?);
         let answer = match words.next()? {
             "silent" => PeerAnswer::Silent,
-            role @ ("standby" | "primary") => PeerAnswer::Answered {
+            role @ ("standby" | "primary") => PeerAnswer::Answered(Standing {
                 in_recovery: role == "standby",
                 lsn: lsn(words.next()?)?,
+                whole: !words.flag("reading"),
                 timeline: words.value("tl")?.map(TimelineId),
                 nofailover: words.flag("nofailover"),
-            },
+                failover_priority: words.value("priority")?.unwrap_or(1),
+                watchdog_failed: words.flag("watchdog_failed"),
+                sees_primary: words.value::<String>("sees")?.map(MemberName::new),
+            }),
             other => return Err(format!("unknown answer {other}")),
         };
         words.end()?;

@@ -11,7 +11,7 @@ use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::member::{Member, MemberData, state};
 use node_agent_wire::status::{Failover, Status, SyncState};
 use node_agent_wire::{DcName, Epoch, Lsn, Revision, SlotName, SystemId, TimelineId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The moment of every scenario.
@@ -49,7 +49,12 @@ pub fn cluster() -> Observed {
         now: NOW,
         wall_us: WALL_US,
         started_at: ago(Duration::from_secs(600)),
-        me: Me { name: "pg1".into(), nofailover: false, may_bootstrap: false },
+        me: Me {
+            name: "pg1".into(),
+            nofailover: false,
+            failover_priority: 1,
+            may_bootstrap: false,
+        },
         cluster: Fact::Known { value: cluster, at: NOW },
         config,
         lease: Lease { held_until: Some(NOW + Duration::from_secs(25)) },
@@ -66,6 +71,7 @@ pub fn cluster() -> Observed {
         stand_back_until: None,
         sync_names_ours: false,
         sync_names_set_at: None,
+        sync_lost: BTreeSet::new(),
         request: None,
         slot_errors: BTreeMap::new(),
     }
@@ -110,6 +116,7 @@ pub fn standby() -> Running {
         timeline: TimelineId(1),
         lsn: LSN,
         receive_lsn: Some(LSN),
+        wal_read: true,
         replay_lsn: Some(LSN),
         replay_paused: false,
         replayed_commit_at_us: None,
@@ -139,7 +146,9 @@ pub fn sender(name: &str) -> Walsender {
         application_name: name.into(),
         state: "streaming".into(),
         sync_state: "async".into(),
+        write_lsn: Some(LSN),
         flush_lsn: Some(LSN),
+        replay_lsn: Some(LSN),
         usename: "replicator".into(),
         client_addr: None,
         sync_priority: 0,

@@ -33,6 +33,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             running(observed)?.sync_names = value.trim_matches('\'').to_owned();
         }
         "sync names set at" => observed.sync_names_set_at = Some(lsn(value)?),
+        "sync lost" => observed.sync_lost = items(value).map(Into::into).collect(),
         "own history" => {
             observed.own_history = (value != "none").then(|| history(value)).transpose()?;
         }
@@ -67,11 +68,12 @@ fn running(observed: &mut Observed) -> Result<&mut Running, String> {
     }
 }
 
-/// `pg2 [nofailover] [may_bootstrap]`.
+/// `pg2 [nofailover] [priority=2] [may_bootstrap]`.
 fn me(observed: &mut Observed, text: &str) -> Result<(), String> {
     let mut words = Words::of(text);
     observed.me.name = words.next()?.into();
     observed.me.nofailover = words.flag("nofailover");
+    observed.me.failover_priority = words.value("priority")?.unwrap_or(1);
     observed.me.may_bootstrap = words.flag("may_bootstrap");
     words.end()
 }

@@ -76,5 +76,10 @@ fn tend(tend: &Tend) -> String {
 
 fn sync_line(sync: &SyncState) -> String {
     let standbys: Vec<&str> = sync.sync_standby.iter().map(|n| n.as_str()).collect();
-    format!("leader {} standbys [{}]", sync.leader.clone().unwrap_or_default(), standbys.join(" "))
+    let quorum = match sync.quorum {
+        0 => String::new(),
+        votes => format!(" quorum {votes}"),
+    };
+    let leader = sync.leader.clone().unwrap_or_default();
+    format!("leader {leader} standbys [{}]{quorum}", standbys.join(" "))
 }

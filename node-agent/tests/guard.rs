@@ -210,6 +210,19 @@ fn a_renewal_that_comes_after_the_deadline_is_too_late() {
 }
 
 #[test]
+fn a_stopped_guard_stops_the_server_all_the_same() {
+    let mut rig = Rig::start(OBEDIENT, None);
+    let pids = rig.pids();
+    let deadline = now_ns() + 100_000_000;
+    assert_eq!(rig.client().ask(&format!("deadline {deadline}")), "ok");
+    kill_process(Pid::from_child(&rig.guard), Signal::STOP).expect("stop");
+    wait_for("the server's end", || (!pids.iter().any(|pid| alive(*pid))).then_some(()));
+    assert!(now_ns() > deadline, "not before the deadline");
+    assert_eq!(rig.read("mark"), "quit\n");
+    assert_eq!(rig.exit_code(), None, "the kernel ended it");
+}
+
+#[test]
 fn the_guards_death_stops_the_server() {
     let mut rig = Rig::start(OBEDIENT, None);
     let pids = rig.pids();

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lab::access::{Access, Node};
 use lab::ledger::{Audit, Ledger, Writer, WriterOptions};
 use lab::lifecycle::silent;
+use lab::namespaces::Namespaces;
 use lab::prober::{Prober, Record};
 use lab::processes::{self, Process};
 use lab::wait::Interrupt;
@@ -45,7 +46,7 @@ impl Rig {
     /// When that fails.
     #[must_use]
     pub fn start(test: &'static str, topology: &str) -> Self {
-        Self::start_file(test, &programs::repository().join("topologies").join(topology))
+        Self::start_file(test, &programs::repository().join("topologies").join(topology), None)
     }
 
     /// Starts a topology that the test writes itself (see `topologies/README.md`; `dynamic` and
@@ -55,18 +56,36 @@ impl Rig {
     /// When that fails.
     #[must_use]
     pub fn start_with(test: &'static str, topology: &str) -> Self {
+        Self::start_text(test, topology, None)
+    }
+
+    /// As [`Self::start_with`], every host in a network namespace of its own. To be called within
+    /// [`crate::isolation::run`].
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn start_isolated(
+        test: &'static str,
+        topology: &str,
+        namespaces: &Arc<Namespaces>,
+    ) -> Self {
+        Self::start_text(test, topology, Some(namespaces.clone()))
+    }
+
+    fn start_text(test: &'static str, topology: &str, namespaces: Option<Arc<Namespaces>>) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("a directory: {e}"));
         let file = dir.path().join("topology.yaml");
         fs::write(&file, topology).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        Self::start_file(test, &file)
+        Self::start_file(test, &file, namespaces)
     }
 
-    fn start_file(test: &'static str, file: &Path) -> Self {
+    fn start_file(test: &'static str, file: &Path, namespaces: Option<Arc<Namespaces>>) -> Self {
         let topology = file.display();
         let bin_dir = Some(programs::directory().to_owned());
         let place = LabOptions::for_test(&format!("{PREFIX}{test}"));
         let place = place.unwrap_or_else(|error| panic!("no place for a lab: {error}"));
-        let options = LabOptions { bin_dir, ..place };
+        let options = LabOptions { bin_dir, namespaces, ..place };
         let lab = tokio::task::block_in_place(|| {
             remove_orphans()?;
             let lab = TemporaryLab::new(Lab::create(file, &options)?);

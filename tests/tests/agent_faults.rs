@@ -8,78 +8,17 @@
 use std::time::{Duration, Instant};
 
 use federator_tests::patience::until;
-use federator_tests::rig::{READY, ROWS, Rig, assert_nothing_lost};
-use federator_tests::rows;
+use federator_tests::rig::{ROWS, Rig};
+use federator_tests::scene::{Scene, assert_in_turn};
 use federator_tests::store::Store;
 use lab::Part;
-use lab::ledger::Writer;
-use lab::prober::{Prober, Record};
-use lab::processes::Process;
 use node_agent_wire::keys::Leaf;
 use node_agent_wire::position::Position;
 use rustix::process::Signal;
 
-struct Scene {
-    rig: Rig,
-    primary: String,
-    writer: Writer,
-    prober: Prober,
-}
-
-impl Scene {
-    async fn set(test: &'static str) -> Self {
-        let rig = Rig::start(test, "three-nodes.yaml");
-        let primary = rig.complete("dc1");
-        let writer = rig.writer("before").await;
-        let prober = rig.prober().await;
-        rig.rows(&writer, 300).await;
-        writer.phase("fault");
-        Self { rig, primary, writer, prober }
-    }
-
-    fn part(&self, part: Part) -> Process {
-        let host = self.rig.lab.layout.host(&self.primary).unwrap();
-        let found = self.rig.lab.process(host, part);
-        found.unwrap_or_else(|| panic!("{} has no {}", self.primary, part.name()))
-    }
-
-    /// Lets everybody come back and gives the verdict.
-    async fn end(self) -> Record {
-        let Self { rig, writer, prober, .. } = self;
-        writer.phase("after");
-        rig.start_dc("dc1");
-        let leader = rig.complete("dc1");
-        rig.say(&format!("{leader} leads at the end"));
-        rig.rows(&writer, 200).await;
-        let ledger = writer.stop().await;
-        let record = prober.stop();
-        assert_nothing_lost(&rig.audit(&ledger).await);
-        rig.assert_one_primary(&record);
-        rows::wait_identical(&rig.access, READY).await;
-        record
-    }
-}
-
-/// Nobody accepted a write of the new primary before the former one had accepted its last.
-fn assert_in_turn(record: &Record, former: &str, successor: &str, since: Instant) {
-    let new = record.accepted_since(successor, since);
-    let first = new.first().unwrap_or_else(|| panic!("{successor} accepted nothing"));
-    let late = record.accepted_since(former, first.acked);
-    let late: Vec<_> = late.iter().map(|write| write.sent - first.acked).collect();
-    assert!(
-        late.is_empty(),
-        "{former} accepted writes sent after the first of {successor}: {late:?}"
-    );
-    let last = record.accepted_since(former, since).last().map(|write| write.acked);
-    if let Some(last) = last {
-        let pause = first.sent.saturating_duration_since(last);
-        println!("{former} stopped {} ms before {successor} began", pause.as_millis());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_leaves_no_primary_behind() {
-    let scene = Scene::set("agent-killed").await;
+    let scene = Scene::set(Rig::start("agent-killed", "three-nodes.yaml")).await;
     let fault = Instant::now();
     let postmaster = scene.part(Part::Postmaster);
     scene.rig.signal(&scene.primary, Part::Agent, Signal::KILL);
@@ -93,7 +32,7 @@ async fn a_killed_agent_leaves_no_primary_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_agent_that_wakes_up_does_not_write() {
-    let scene = Scene::set("agent-frozen").await;
+    let scene = Scene::set(Rig::start("agent-frozen", "three-nodes.yaml")).await;
     let fault = Instant::now();
     let agent = scene.rig.signal(&scene.primary, Part::Agent, Signal::STOP);
     let successor = scene.rig.successor_of(&scene.primary).await;
@@ -106,7 +45,7 @@ async fn a_frozen_agent_that_wakes_up_does_not_write() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_guard_takes_postgresql_with_it() {
-    let scene = Scene::set("guard-killed").await;
+    let scene = Scene::set(Rig::start("guard-killed", "three-nodes.yaml")).await;
     let postmaster = scene.part(Part::Postmaster);
     scene.rig.signal(&scene.primary, Part::Guard, Signal::KILL);
     until("the end of PostgreSQL without its guard", Duration::from_secs(5), async || {
@@ -119,7 +58,7 @@ async fn a_killed_guard_takes_postgresql_with_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_agent_adopts_its_postgresql() {
-    let scene = Scene::set("agent-restarted").await;
+    let scene = Scene::set(Rig::start("agent-restarted", "three-nodes.yaml")).await;
     let (postmaster, guard) = (scene.part(Part::Postmaster), scene.part(Part::Guard));
     scene.rig.signal(&scene.primary, Part::Agent, Signal::KILL);
     scene.rig.start_dc("dc1");

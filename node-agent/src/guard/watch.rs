@@ -1,6 +1,7 @@
 //! The loop: one poll over signals, the deadline and the connections.
 
 use crate::clients::{Clients, Request};
+use crate::last_resort::LastResort;
 use crate::postmaster::{Ended, Postmaster};
 use crate::signals::Signals;
 use crate::{Arguments, GRACE, log};
@@ -47,6 +48,7 @@ pub(crate) fn utc(seconds: u64) -> String {
 /// A timer on `CLOCK_BOOTTIME`, so that it goes on counting while the host is suspended.
 struct Deadline {
     timer: OwnedFd,
+    last_resort: LastResort,
     at: Option<u64>,
 }
 
@@ -56,7 +58,9 @@ impl Deadline {
             TimerfdClockId::Boottime,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
         );
-        Ok(Self { timer: timer.map_err(|e| format!("could not create a timer: {e}"))?, at: None })
+        let timer = timer.map_err(|e| format!("could not create a timer: {e}"))?;
+        let last_resort = LastResort::new().map_err(|e| format!("no timer of last resort: {e}"))?;
+        Ok(Self { timer, last_resort, at: None })
     }
 
     fn set(&mut self, at: Option<u64>) -> Result<(), String> {
@@ -68,8 +72,9 @@ impl Deadline {
             tv_nsec: i64::try_from(ns % NS_PER_S).unwrap_or(0),
         };
         let spec = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)
-            .map_err(|e| format!("could not set the timer: {e}"))?;
+        let failed = |e: &dyn std::fmt::Display| format!("could not set the timer: {e}");
+        self.last_resort.set(boottime_ns(), at).map_err(|e| failed(&e))?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec).map_err(|e| failed(&e))?;
         self.at = at;
         Ok(())
     }
@@ -96,6 +101,10 @@ struct Guard {
 
 impl Guard {
     fn end(&mut self, now: u64) {
+        // The guard acts, and is needed until nothing of PostgreSQL is left.
+        if let Err(problem) = self.deadline.last_resort.set(now, None) {
+            log(&format!("could not stop the timer of last resort: {problem}"));
+        }
         let grace = u64::try_from(GRACE.as_nanos()).unwrap_or(0);
         self.phase = Phase::Ending { kill_at: now + grace, complain_at: now + COMPLAIN_NS };
     }
@@ -248,6 +257,6 @@ mod tests {
         ] {
             assert_eq!(utc(seconds), text);
         }
-        assert!(!Deadline { timer: Deadline::new().expect("timer").timer, at: None }.passed(1));
+        assert!(!Deadline::new().expect("timer").passed(1));
     }
 }

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use rustix::process::Signal;
 use crate::credentials::{Credentials, CredentialsError};
 use crate::launch::{self, LaunchError};
 use crate::layout::{Host, Layout, LayoutError};
+use crate::namespaces::{NamespaceError, Namespaces};
 use crate::network::{Claims, Network, NetworkError};
 use crate::processes::{self, Process, ProcessError};
 use crate::render::{self, AgentContext, RenderError};
@@ -49,6 +51,9 @@ pub enum LabError {
     /// Starting a program.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// Network namespaces.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// Signals.
     #[error(transparent)]
     Process(#[from] ProcessError),
@@ -110,6 +115,8 @@ pub struct LabOptions {
     pub bin_dir: Option<PathBuf>,
     /// Run user, for root; `postgres` when absent.
     pub user: Option<String>,
+    /// Network namespaces for its hosts; then its network is [`Network::SEPARATE`].
+    pub namespaces: Option<Arc<Namespaces>>,
 }
 
 impl LabOptions {
@@ -168,6 +175,8 @@ pub struct Lab {
     pub user: RunUser,
     /// Its passwords.
     pub credentials: Credentials,
+    /// Where its hosts' networks are, if not in this process's own.
+    pub namespaces: Option<Arc<Namespaces>>,
     /// Whether it took up the data of an earlier run.
     resumed: bool,
 }
@@ -194,7 +203,9 @@ impl Lab {
         if let Some(previous) = &previous {
             refuse_running(&dir, previous)?;
         }
+        let separate = options.namespaces.is_some().then_some(Network::SEPARATE);
         let network = match (options.network, &previous) {
+            _ if separate.is_some() => separate,
             (NetworkChoice::This(network), _) => Some(network),
             (NetworkChoice::Free | NetworkChoice::OfTopology, Some(previous)) => {
                 Some(previous.network)
@@ -207,9 +218,19 @@ impl Lab {
             return Err(LabError::Different { dir });
         }
         let claims = Claims::below(&root);
-        let network = take_network(&claims, &topology, network, &dir)?;
-        match Self::write_files(topology, text, network, &dir, software, user) {
-            Ok(lab) => Ok(Self { resumed, ..lab }),
+        let network = match separate {
+            // It exists in the lab's own namespaces only.
+            Some(network) => network,
+            None => take_network(&claims, &topology, network, &dir)?,
+        };
+        let namespaces = options.namespaces.clone();
+        let made = Self::write_files(topology, text, network, &dir, software, user);
+        let made = made.and_then(|lab| {
+            namespaces.as_ref().map_or(Ok(()), |all| all.connect(&lab.layout))?;
+            Ok(Self { resumed, namespaces, ..lab })
+        });
+        match made {
+            Ok(lab) => Ok(lab),
             Err(error) if resumed => Err(error),
             Err(error) => {
                 // Nothing was there before, so nothing stays; the first fault is the one to report.
@@ -237,7 +258,8 @@ impl Lab {
         let layout = Layout::plan(&topology, state.network, dir)?;
         let credentials = Credentials::read_or_make(dir, &state.user)?;
         let State { software, user, .. } = state;
-        Ok(Self { topology, layout, software, user, credentials, resumed: true })
+        let namespaces = None;
+        Ok(Self { topology, layout, software, user, credentials, namespaces, resumed: true })
     }
 
     fn write_files(
@@ -258,7 +280,8 @@ impl Lab {
         state.write(dir)?;
         let software = if root { software.copy_into(&bin_dir)? } else { software };
         let credentials = Credentials::read_or_make(dir, &user)?;
-        let lab = Self { topology, layout, software, user, credentials, resumed: false };
+        let (namespaces, resumed) = (None, false);
+        let lab = Self { topology, layout, software, user, credentials, namespaces, resumed };
         for host in &lab.layout.hosts {
             lab.make_host_dir(host)?;
         }

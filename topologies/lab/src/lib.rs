@@ -18,6 +18,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod line_search;
 pub mod name;
+pub mod namespaces;
 pub mod network;
 pub mod overlay;
 pub mod prober;

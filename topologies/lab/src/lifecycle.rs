@@ -161,6 +161,24 @@ impl Lab {
         Ok(processes::cut_power(std::slice::from_ref(&host.dir), KILL_LIMIT)?)
     }
 
+    /// Freezes a host: everything on it stops where it is.
+    ///
+    /// # Errors
+    /// When there is no such host, or a signal is refused.
+    pub fn freeze_host(&self, name: &str) -> Result<(), LabError> {
+        let host = self.layout.host(name)?;
+        Ok(processes::freeze(std::slice::from_ref(&host.dir))?)
+    }
+
+    /// Lets a frozen host go on.
+    ///
+    /// # Errors
+    /// When there is no such host, or a signal is refused.
+    pub fn thaw_host(&self, name: &str) -> Result<(), LabError> {
+        let host = self.layout.host(name)?;
+        Ok(processes::thaw(std::slice::from_ref(&host.dir))?)
+    }
+
     /// Cuts the power of a whole datacenter at once; returns how many processes ended.
     ///
     /// # Errors
@@ -233,7 +251,11 @@ impl Lab {
     fn launch(&self, host: &Host) -> Result<(), LabError> {
         let hosts = self.layout.hosts_of(&host.dc);
         let members: Vec<&Host> = hosts.filter(|host| !host.is_node()).collect();
-        launch::start(&self.software, &self.user, host, &members)?;
+        let start = || launch::start(&self.software, &self.user, host, &members);
+        match &self.namespaces {
+            Some(namespaces) => namespaces.at(&host.name, start)??,
+            None => start()?,
+        }
         // Its start is asynchronous: a later command must not take it for absent.
         let what = format!("the start of {} on {}", main_part(host).name(), host.name);
         let started = wait::until(&what, ANSWER_LIMIT * 5, &Interrupt::default(), || {

@@ -20,9 +20,13 @@ use crate::processes::Identity;
 /// Networks that [`claim_free`] tries, by second octet.
 const FREE_RANGE: std::ops::RangeInclusive<u8> = 30..=250;
 
-/// The network `127.N.0.0/16`. N is never 0: 127.0.0.0/16 belongs to everybody.
+/// The network `127.N.0.0/16`, or that of a lab with network namespaces of its own. N is never 0:
+/// 127.0.0.0/16 belongs to everybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Network(u8);
+pub struct Network(u8, u8);
+
+/// First octet of all loopback networks.
+const LOOPBACK: u8 = 127;
 
 /// What is wrong with a network, or with taking one.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +70,24 @@ pub enum NetworkError {
 }
 
 impl Network {
+    /// The network of every lab that has network namespaces of its own, set aside for tests by
+    /// RFC 2544. Nothing of it exists outside of these namespaces.
+    pub const SEPARATE: Self = Self(198, 18);
+
     /// The address `127.N.<dc>.<host>`.
     #[must_use]
     pub fn address(self, dc: u8, host: u8) -> Ipv4Addr {
-        Ipv4Addr::new(127, self.0, dc, host)
+        Ipv4Addr::new(self.0, self.1, dc, host)
+    }
+
+    /// Every address that a client of the lab may have, for `pg_hba`.
+    #[must_use]
+    pub fn clients(self) -> String {
+        if self == Self::SEPARATE { format!("{self}.0.0/16") } else { "127.0.0.0/8".to_owned() }
+    }
+
+    const fn loopback(n: u8) -> Self {
+        Self(LOOPBACK, n)
     }
 }
 
@@ -77,9 +95,12 @@ impl FromStr for Network {
     type Err = NetworkError;
 
     fn from_str(text: &str) -> Result<Self, NetworkError> {
+        if text == Self::SEPARATE.to_string() {
+            return Ok(Self::SEPARATE);
+        }
         let octet = text.strip_prefix("127.").and_then(|rest| rest.parse::<u8>().ok());
         match octet {
-            Some(n) if n > 0 => Ok(Self(n)),
+            Some(n) if n > 0 => Ok(Self::loopback(n)),
             Some(_) | None => Err(NetworkError::Malformed(text.to_owned())),
         }
     }
@@ -87,7 +108,7 @@ impl FromStr for Network {
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "127.{}", self.0)
+        write!(f, "{}.{}", self.0, self.1)
     }
 }
 
@@ -176,7 +197,7 @@ impl Claims {
         lab_dir: &Path,
         addresses: impl Fn(Network) -> Vec<SocketAddr>,
     ) -> Result<Network, NetworkError> {
-        for network in FREE_RANGE.map(Network) {
+        for network in FREE_RANGE.map(Network::loopback) {
             match self.take(network, lab_dir, &addresses(network)) {
                 Ok(()) => return Ok(network),
                 Err(NetworkError::Claimed { .. } | NetworkError::AddressInUse { .. }) => {}
@@ -241,9 +262,11 @@ mod tests {
     #[test]
     fn networks_are_parsed_as_text() {
         let parsed: Network = serde_yaml::from_str("127.20").unwrap();
-        assert_eq!(parsed, Network(20));
+        assert_eq!(parsed, Network::loopback(20));
         assert_eq!(parsed.to_string(), "127.20");
         assert_eq!(parsed.address(2, 11), Ipv4Addr::new(127, 20, 2, 11));
+        let separate = Network::SEPARATE.to_string();
+        assert_eq!(separate.parse::<Network>().unwrap(), Network::SEPARATE);
         for bad in ["127.0", "127.256", "10.2", "127", "127.2.3", "127.x"] {
             assert!(bad.parse::<Network>().is_err(), "{bad}");
         }
@@ -282,7 +305,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let claims = Claims::below(root.path());
-        let network = Network(200);
+        let network = Network::loopback(200);
         let refused = claims.take(network, &root.path().join("a"), &[address]).unwrap_err();
         assert!(refused.to_string().contains(&address.to_string()), "{refused}");
     }

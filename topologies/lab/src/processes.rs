@@ -175,7 +175,10 @@ pub fn cut_power(host_dirs: &[PathBuf], limit: Duration) -> Result<usize, Proces
 }
 
 /// Stops every process, again and again until a sweep finds none that was not stopped before.
-fn freeze(host_dirs: &[PathBuf]) -> Result<(), ProcessError> {
+///
+/// # Errors
+/// When a signal is refused.
+pub fn freeze(host_dirs: &[PathBuf]) -> Result<(), ProcessError> {
     let mut frozen = BTreeSet::new();
     loop {
         let fresh: Vec<Process> = of_hosts(host_dirs)
@@ -190,6 +193,19 @@ fn freeze(host_dirs: &[PathBuf]) -> Result<(), ProcessError> {
             frozen.insert(process.identity);
         }
     }
+}
+
+/// Lets every process go on, the servers first and what watches over them last: the worst order.
+///
+/// # Errors
+/// When a signal is refused.
+pub fn thaw(host_dirs: &[PathBuf]) -> Result<(), ProcessError> {
+    let mut frozen = of_hosts(host_dirs);
+    frozen.sort_by_key(|process| !process.runs("postgres"));
+    for process in frozen {
+        send(&process, Signal::CONT)?;
+    }
+    Ok(())
 }
 
 /// Sends a signal; a process that is gone by now is no error.

@@ -12,6 +12,7 @@ use serde_yaml::{Mapping, Value};
 
 use crate::credentials::{self, Credentials, Password, REPLICATION_USER, REWIND_USER, SUPERUSER};
 use crate::layout::{GRPC_PORT, Host, HostKind, Layout, POSTGRES_PORT, REST_PORT};
+use crate::network::Network;
 use crate::overlay::{Overlay, Places};
 use crate::topology::{Datacenter, Topology};
 
@@ -90,6 +91,10 @@ pub fn agent_config(
         ("bootstrap", bootstrap(topology, dc)?),
         ("postgresql", postgresql(context, host)),
     ];
+    if context.layout.network == Network::SEPARATE {
+        // Agents refuse gRPC without certificates off the loopback interface.
+        config.retain(|(section, _)| *section != "grpc");
+    }
     if let HostKind::Node { tags } = &host.kind
         && !tags.is_empty()
     {
@@ -176,11 +181,12 @@ fn postgresql(context: &AgentContext<'_>, host: &Host) -> Value {
         ("replication", user(REPLICATION_USER, &secrets.replication)),
         ("rewind", user(REWIND_USER, &secrets.rewind)),
     ]);
+    let clients = context.layout.network.clients();
     let hba = [
         "local all all scram-sha-256".to_owned(),
         "local replication all scram-sha-256".to_owned(),
-        format!("host replication {REPLICATION_USER} 127.0.0.0/8 scram-sha-256"),
-        "host all all 127.0.0.0/8 scram-sha-256".to_owned(),
+        format!("host replication {REPLICATION_USER} {clients} scram-sha-256"),
+        format!("host all all {clients} scram-sha-256"),
     ];
     let sockets = map([("unix_socket_directories", path(&host.socket_dir()))]);
     map([

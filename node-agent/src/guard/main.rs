@@ -16,7 +16,8 @@
 //! SIGKILL to it and all its descendants until none is left. A passed deadline is final: a line
 //! that arrives in the same moment can't renew it. The guard's own death stops PostgreSQL too
 //! (parent death signal), and a guard that does not act on a passed deadline for [`GRACE`], because
-//! it was stopped or frozen, is killed by a timer of the kernel. One guard a data directory: it holds a lock on the directory itself.
+//! it was stopped or frozen, is killed by a timer of the kernel. One guard a data directory: it
+//! holds a lock on the directory itself.
 //!
 //! Signals: SIGTERM and SIGINT become a fast shutdown (SIGINT) of PostgreSQL; SIGHUP is ignored.
 //! Exit codes: 0 PostgreSQL ended, 1 it could not be started or guarded, 2 wrong arguments.

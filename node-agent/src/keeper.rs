@@ -6,53 +6,28 @@
 //! right to lead lasts from the moment that the last committed beat was *sent* for one TTL, less
 //! the time that stopping PostgreSQL takes; whoever observes the beats counts from when they *saw*
 //! it, so delay only helps.
+//!
+//! In maintenance mode beats carry a mark, `unattended`: nobody else leads until this node says that
+//! it has stopped. Only a committed mark lifts the guard's deadline, and the guard has one again
+//! before the first beat without the mark is sent.
+
+mod facts;
+mod mark;
+
+pub use facts::BeatFacts;
 
 use crate::clock;
 use crate::dcs::{Compare, Dcs, DcsError, Write};
 use crate::postgres::GuardClient;
 use node_agent_core::time::Boot;
 use node_agent_wire::keys::{ClusterPath, Leaf};
-use node_agent_wire::position::{Position, PrimarySeen};
-use node_agent_wire::{Epoch, Lsn, MemberName, Revision, TimelineId};
+use node_agent_wire::position::Position;
+use node_agent_wire::{MemberName, Revision};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
-
-/// What the loop knows and each beat carries.
-#[derive(Clone, Debug, Default)]
-pub struct BeatFacts {
-    /// PostgreSQL accepts writes.
-    pub writable: bool,
-    /// The epoch that the leader acts under.
-    pub epoch: Option<Epoch>,
-    /// End of WAL.
-    pub lsn: Option<Lsn>,
-    /// Replayed up to here.
-    pub replay_lsn: Option<Lsn>,
-    /// The timeline.
-    pub timeline: Option<TimelineId>,
-    /// Commit time of the last transaction, see [`Position::commit_at_us`].
-    pub commit_at_us: Option<i64>,
-    /// When these were observed.
-    pub at_us: i64,
-    /// Highest WAL rate of the last minute, bytes a second.
-    pub wal_rate_max: u64,
-    /// The last look at the primary datacenter.
-    pub primary_seen: Option<PrimarySeen>,
-    /// State of the WAL receiver.
-    pub link: Option<String>,
-    /// When a leader of this datacenter was last writable.
-    pub wrote_at_us: Option<i64>,
-}
-
-impl BeatFacts {
-    fn news(&self) -> (bool, Option<Epoch>, Option<(Epoch, TimelineId)>) {
-        let seen = self.primary_seen.as_ref().map(|seen| (seen.epoch, seen.timeline));
-        (self.writable, self.epoch, seen)
-    }
-}
 
 /// Shared between the keeper's thread and the loop.
 pub struct Shared {
@@ -61,6 +36,7 @@ pub struct Shared {
     lease: AtomicI64,
     ttl_ms: AtomicU64,
     armed: AtomicBool,
+    kept: AtomicBool,
     facts: Mutex<BeatFacts>,
     lost: Arc<Notify>,
     /// Something that others wait to read has changed: beat now.
@@ -91,6 +67,10 @@ pub struct KeeperSetup {
     pub guard_socket: PathBuf,
     /// Woken when the lease is lost.
     pub lost: Arc<Notify>,
+    /// Exists while the guard has no deadline because of maintenance mode.
+    pub mark_file: PathBuf,
+    /// PostgreSQL was found running in that state.
+    pub kept: bool,
 }
 
 /// The time that stopping PostgreSQL may take, inside the TTL.
@@ -111,6 +91,7 @@ impl Keeper {
             lease: AtomicI64::new(0),
             ttl_ms: AtomicU64::new(millis(ttl)),
             armed: AtomicBool::new(false),
+            kept: AtomicBool::new(setup.kept),
             facts: Mutex::new(BeatFacts::default()),
             lost: setup.lost.clone(),
             prompt: Notify::new(),
@@ -119,13 +100,14 @@ impl Keeper {
         let theirs = shared.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease-keeper".into()).spawn(move || {
-            let KeeperSetup { connect, path, name, guard_socket, .. } = setup;
+            let KeeperSetup { connect, path, name, guard_socket, mark_file, .. } = setup;
             runtime.block_on(async move {
                 let thread = Thread {
                     dcs: connect(),
                     path,
                     name,
                     guard_socket,
+                    mark_file,
                     guard: None,
                     shared: theirs,
                     beat: 0,
@@ -145,6 +127,12 @@ impl Keeper {
             0 => None,
             until => Some(Boot(until)),
         }
+    }
+
+    /// The last committed beat says that PostgreSQL may go on without its lease (maintenance mode).
+    #[must_use]
+    pub fn kept(&self) -> bool {
+        self.shared.kept.load(Ordering::SeqCst)
     }
 
     /// The lease that the member key hangs on; 0 while there is none.
@@ -223,6 +211,7 @@ struct Thread {
     path: ClusterPath,
     name: MemberName,
     guard_socket: PathBuf,
+    mark_file: PathBuf,
     guard: Option<GuardClient>,
     shared: Arc<Shared>,
     beat: u64,
@@ -329,17 +318,18 @@ impl Thread {
     async fn lead_on(&mut self) {
         let sent = clock::boot();
         let until = Boot(self.shared.held_until.load(Ordering::SeqCst));
-        if sent >= until {
+        if sent >= until && !self.kept() {
             self.lose("the lease's deadline has passed without a renewal");
             return;
         }
+        let mark = self.next_mark(sent, until);
         let leader = self.path.key(Leaf::Leader);
-        let position = self.position(false);
+        let position = self.position(false, mark);
         let mine = [Compare::ValueIs(leader.clone(), self.name.as_str().into())];
-        let deadline = self.call().min(sent.until(until));
+        let deadline = if self.kept() { self.call() } else { self.call().min(sent.until(until)) };
         match self.dcs.write(&mine, &[position], deadline).await {
-            Ok(Some(revision)) => self.held(sent, revision),
-            Ok(None) => self.put_back(sent, &leader).await,
+            Ok(Some(revision)) => self.held(sent, revision, mark),
+            Ok(None) => self.put_back(sent, &leader, mark).await,
             Err(error) => {
                 let left_ms = millis(clock::boot().until(until));
                 tracing::warn!(%error, left_ms, "a renewal of the leader key failed");
@@ -349,7 +339,7 @@ impl Thread {
 
     /// The key does not hold our name any more. If it vanished (a lease revoked early) and nobody
     /// has beaten since, it is put back; otherwise the leadership is lost.
-    async fn put_back(&mut self, sent: Boot, leader: &str) {
+    async fn put_back(&mut self, sent: Boot, leader: &str, mark: bool) {
         let Some(last) = self.last else {
             return self.lose("another node holds the leader key");
         };
@@ -366,12 +356,12 @@ impl Thread {
         ];
         let writes = [
             Write::Put { key: leader.to_owned(), value: self.name.as_str().into(), lease },
-            self.position(false),
+            self.position(false, mark),
         ];
         match self.dcs.write(&conditions, &writes, self.call()).await {
             Ok(Some(revision)) => {
                 tracing::warn!("the leader key had vanished before its time; it is back");
-                self.held(sent, revision);
+                self.held(sent, revision, mark);
             }
             Ok(None) => self.lose("another node holds the leader key"),
             Err(error) => tracing::warn!(%error, "the leader key has vanished"),
@@ -389,6 +379,11 @@ impl Thread {
             Err(DcsError::LeaseGone(_)) => self.new_lease().await?,
             Err(error) => return Err(error),
         };
+        // A mark of an earlier life stays until the guard has a deadline again.
+        let mark = self.kept() || {
+            let facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner);
+            facts.unattended || facts.was_unattended
+        };
         let leader = self.path.key(Leaf::Leader);
         let put = Write::Put { key: leader.clone(), value: self.name.as_str().into(), lease };
         let unbeaten = Compare::AtRevision(self.path.key(Leaf::Position), position);
@@ -397,9 +392,9 @@ impl Thread {
             vec![Compare::ValueIs(leader.clone(), self.name.as_str().into())],
         ] {
             let sent = clock::boot();
-            let writes = [put.clone(), self.position(false)];
+            let writes = [put.clone(), self.position(false, mark)];
             if let Some(revision) = self.dcs.write(&conditions, &writes, self.call()).await? {
-                self.held(sent, revision);
+                self.held(sent, revision, mark);
                 return Ok(true);
             }
         }
@@ -409,28 +404,32 @@ impl Thread {
     async fn release(&mut self) -> Result<(), DcsError> {
         self.shared.held_until.store(0, Ordering::SeqCst);
         self.last = None;
+        self.set_kept(false);
         let leader = self.path.key(Leaf::Leader);
         let mine = [Compare::ValueIs(leader.clone(), self.name.as_str().into())];
-        let writes = [Write::Delete(leader), self.position(true)];
+        let writes = [Write::Delete(leader), self.position(true, false)];
         self.dcs.write(&mine, &writes, self.call()).await.map(|_| ())
     }
 
-    fn held(&mut self, sent: Boot, revision: Revision) {
+    fn held(&mut self, sent: Boot, revision: Revision, mark: bool) {
         let until = sent + self.beat_ttl.saturating_sub(stop_margin(self.beat_ttl));
         self.last = Some(revision);
         self.shared.held_until.store(until.0, Ordering::SeqCst);
-        if self.shared.armed.load(Ordering::SeqCst) {
+        if mark {
+            self.lift();
+        } else if self.shared.armed.load(Ordering::SeqCst) {
             self.tell_guard(until);
         }
     }
 
-    fn tell_guard(&mut self, until: Boot) {
+    /// `true` when the guard has taken the deadline.
+    fn tell_guard(&mut self, until: Boot) -> bool {
         if self.guard.is_none() {
             self.guard = GuardClient::connect(&self.guard_socket, Duration::from_millis(100)).ok();
         }
         let told = match self.guard.as_mut() {
             Some(guard) => guard.set_deadline(until),
-            None => return,
+            None => return false,
         };
         if told.is_err() {
             // A new guard after a restart of PostgreSQL: connect again at once.
@@ -442,16 +441,18 @@ impl Thread {
                 self.guard = None;
             }
         }
+        self.guard.is_some()
     }
 
     fn lose(&mut self, why: &str) {
         tracing::warn!(why, "this node no longer leads");
+        self.set_kept(false);
         self.shared.held_until.store(0, Ordering::SeqCst);
         self.last = None;
         self.shared.lost.notify_one();
     }
 
-    fn position(&mut self, released: bool) -> Write {
+    fn position(&mut self, released: bool, unattended: bool) -> Write {
         self.beat += 1;
         self.beat_ttl = self.ttl();
         let facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -460,6 +461,7 @@ impl Thread {
             beat: self.beat,
             ttl_ms: millis(self.beat_ttl),
             released,
+            unattended,
             epoch: facts.epoch,
             writable: facts.writable,
             lsn: facts.lsn,

@@ -11,6 +11,7 @@ pub mod keeper;
 pub mod link;
 pub mod observe;
 pub mod peers;
+pub mod plans;
 pub mod postgres;
 pub mod publish;
 pub mod rest;

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::dcs::{RawCluster, cluster};
 use crate::keeper::Keeper;
 use crate::link::Links;
+use crate::plans::Planned;
 use crate::postgres::Server;
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{
@@ -68,12 +69,18 @@ pub struct Memory {
     pub sync_names: Option<(String, Boot)>,
     /// Starts that failed in a row.
     pub start_failures: u32,
+    /// PostgreSQL was stopped by this agent, to start it in another role.
+    pub stopped_by_us: bool,
     /// Stand back until then.
     pub stand_back_until: Option<Boot>,
     /// End of WAL when the synchronous names changed.
     pub sync_names_set_at: Option<Lsn>,
     /// An operator's request.
     pub request: Option<Request>,
+    /// How long the requested restart may take.
+    pub restart_timeout: Option<Duration>,
+    /// A restart that is planned for later.
+    pub planned: Option<Planned>,
     /// Slots that could not be changed.
     pub slot_errors: BTreeMap<SlotName, String>,
     /// The local history, and for what it was read.
@@ -165,6 +172,7 @@ pub async fn observe(
     if let Postgres::Running(running) = &postgres {
         memory.wal.sample(clock::boot(), running.lsn);
         memory.start_failures = 0;
+        memory.stopped_by_us = false;
     }
     let peers: BTreeMap<DcName, _> = sources.links.records();
     Observed {
@@ -174,7 +182,7 @@ pub async fn observe(
         me: memory.me.clone(),
         cluster,
         config: memory.config.clone(),
-        lease: Lease { held_until: sources.keeper.held_until() },
+        lease: Lease { held_until: sources.keeper.held_until(), kept: sources.keeper.kept() },
         observer: Observer {
             beat_seen_at: sources.beats.seen_at(),
             last_leader: memory.last_leader.clone(),
@@ -188,11 +196,13 @@ pub async fn observe(
         peers,
         job: sources.job,
         start_failures: memory.start_failures,
+        stopped_by_us: memory.stopped_by_us,
         stand_back_until: memory.stand_back_until,
         sync_names_ours: sources.server.owns_sync_names(),
         sync_names_set_at: memory.sync_names_set_at,
         sync_lost: BTreeSet::new(),
         request: memory.request,
+        scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
         slot_errors: memory.slot_errors.clone(),
     }
 }
@@ -303,6 +313,7 @@ mod tests {
             beat,
             ttl_ms: 1,
             released: false,
+            unattended: false,
             epoch: None,
             writable: false,
             lsn: None,

@@ -6,6 +6,7 @@ use crate::dcs::{Compare, Dcs, DcsError, RawCluster, Write};
 use crate::keeper::BeatFacts;
 use node_agent_core::decision::Decision;
 use node_agent_core::observed::{Cluster, JobKind, Observed};
+use node_agent_core::pause;
 use node_agent_core::postgres::{Postgres, Running};
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::keys::{ClusterPath, Leaf};
@@ -199,6 +200,15 @@ pub fn as_leader(path: &ClusterPath, name: &MemberName) -> Compare {
     Compare::ValueIs(path.key(Leaf::Leader), name.as_str().into())
 }
 
+/// PostgreSQL accepts writes, or did when it last answered and the mark was set.
+fn keeps_going(observed: &Observed) -> bool {
+    match &observed.postgres {
+        Postgres::Running(running) => !running.in_recovery,
+        Postgres::Starting { .. } | Postgres::Unresponsive { .. } => observed.lease.kept,
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Stopped(_) => false,
+    }
+}
+
 /// What the next beats carry.
 #[must_use]
 pub fn beat_facts(
@@ -211,6 +221,9 @@ pub fn beat_facts(
         epoch: crate::observe::record_of(observed).map(|r| r.epoch),
         at_us: observed.wall_us,
         wal_rate_max,
+        unattended: pause::may_be_unattended(observed) && keeps_going(observed),
+        was_unattended: before
+            .is_some_and(|p| p.unattended && !p.released && p.leader == observed.me.name),
         primary_seen: primary_seen.or_else(|| before.and_then(|p| p.primary_seen.clone())),
         wrote_at_us: before.and_then(|p| p.wrote_at_us),
         ..BeatFacts::default()

@@ -10,13 +10,15 @@ use crate::keeper::{Keeper, KeeperSetup};
 use crate::link::Links;
 use crate::observe::{Beats, Memory, Sources, WalRate, observe};
 use crate::peers::Peers;
+use crate::plans;
 use crate::postgres::{Server, StopMode};
 use crate::publish;
 use crate::view::{Ask, Handle, View};
 use crate::watch::watch_cluster;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
-use node_agent_core::observed::{JobKind, Me, Observed, Request};
+use node_agent_core::observed::{JobKind, Me, Observed};
+use node_agent_core::postgres::Postgres;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
@@ -79,6 +81,8 @@ impl Agent {
             name: member_name(&config),
             guard_socket: server.guard_socket().to_owned(),
             lost: wake.clone(),
+            mark_file: server.mark_file().to_owned(),
+            kept: server.left_without_deadline(),
         };
         let keeper = Keeper::start(setup, dynamic.timing.ttl).map_err(StartError::Keeper)?;
         let tools = Tools {
@@ -147,19 +151,10 @@ impl Agent {
     }
 
     fn asked(&mut self, ask: Option<Ask>) {
-        match ask {
-            Some(Ask::Restart(reply)) => {
-                let busy =
-                    self.hands.restart_reply.is_some() || self.hands.jobs.current().is_some();
-                if busy {
-                    let why = "another piece of work is in progress on this node";
-                    let _gone_is_fine = reply.send(Err(why.to_owned()));
-                } else {
-                    self.memory.request = Some(Request::Restart);
-                    self.hands.restart_reply = Some(reply);
-                }
-            }
-            Some(Ask::Look) | None => {}
+        let Some(ask) = ask else { return };
+        let busy = self.hands.restart_reply.is_some() || self.hands.jobs.current().is_some();
+        if let Some(reply) = plans::take(&mut self.memory, busy, ask) {
+            self.hands.restart_reply = Some(reply);
         }
     }
 
@@ -192,7 +187,12 @@ impl Agent {
         }
         self.tell_keeper(&observed);
         let checkpointed = self.hands.tools.checkpointed.load(Ordering::SeqCst);
-        let member = publish::member(&self.hands.config, &observed, &decision, checkpointed);
+        let mut member = publish::member(&self.hands.config, &observed, &decision, checkpointed);
+        let pending = self.hands.tools.server.pending();
+        if member.pending_restart == Some(true) && !pending.is_empty() {
+            member.pending_restart_reason = serde_json::to_value(pending).ok();
+        }
+        member.scheduled_restart = self.memory.planned.as_ref().map(|p| p.shown.clone());
         let at_once = decision.wake.after.is_zero();
         let pause = decision.wake.after.min(observed.config.timing.loop_wait);
         let view = View {
@@ -281,8 +281,28 @@ impl Agent {
         }
     }
 
+    /// In maintenance mode a primary may be left without its agent once the DCS says so to the
+    /// others; a standby may always.
+    fn leaves_running(&self) -> bool {
+        let observed = &self.view.borrow().observed;
+        let standby = match &observed.postgres {
+            Postgres::Running(running) => running.in_recovery,
+            Postgres::NoData
+            | Postgres::Unreadable(_)
+            | Postgres::Stopped(_)
+            | Postgres::Starting { .. }
+            | Postgres::Unresponsive { .. } => false,
+        };
+        let plain = observed.cluster.known().is_none_or(|c| c.record.get().is_none());
+        self.memory.config.pause && (self.hands.tools.keeper.kept() || (standby && plain))
+    }
+
     async fn shut_down(self) {
         let tools = &self.hands.tools;
+        if self.leaves_running() {
+            tracing::info!("shutting down in maintenance mode: PostgreSQL is left running");
+            return;
+        }
         tracing::info!("shutting down: stopping PostgreSQL");
         let was_leader = tools.keeper.held_until().is_some();
         let stopping = async {
@@ -343,9 +363,12 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         members: BTreeMap::new(),
         sync_names: None,
         start_failures: 0,
+        stopped_by_us: false,
         stand_back_until: None,
         sync_names_set_at: None,
         request: None,
+        restart_timeout: None,
+        planned: None,
         slot_errors: BTreeMap::new(),
         own_history: None,
         data_generation: 0,

@@ -2,6 +2,7 @@
 //! They answer from it and decide nothing.
 
 use crate::dcs::{Dcs, RawCluster};
+use crate::plans::Planned;
 use crate::postgres::Server;
 use node_agent_core::observed::{Cluster, Observed};
 use node_agent_core::postgres::{Postgres, Running};
@@ -60,10 +61,11 @@ impl View {
         self.member.role.unwrap_or(Role::Uninitialized)
     }
 
-    /// Whether this node holds the leader lease at this moment.
+    /// Whether this node holds the leader lease at this moment, or, in maintenance mode, nobody
+    /// else can hold it.
     #[must_use]
     pub fn leads(&self, now: Boot) -> bool {
-        self.observed.lease.held_until.is_some_and(|until| now < until)
+        self.observed.lease.held_until.is_some_and(|until| now < until) || self.observed.lease.kept
     }
 
     /// Whether PostgreSQL accepts writes here.
@@ -87,8 +89,19 @@ impl View {
 pub enum Ask {
     /// Make a pass now.
     Look,
-    /// Restart PostgreSQL in its role; answered when it is done, with the reason when it failed.
-    Restart(oneshot::Sender<Result<(), String>>),
+    /// Restart PostgreSQL in its role.
+    Restart {
+        /// How long it may take.
+        timeout: Option<Duration>,
+        /// Answered when it is done, with the reason when it failed.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Restart it later; answered whether that was noted: only one restart can be planned.
+    Plan(Planned, oneshot::Sender<bool>),
+    /// Forget the planned restart; answered whether there was one.
+    Unplan(oneshot::Sender<bool>),
+    /// Read the configuration file again.
+    Reload,
 }
 
 /// What the servers of the agent share.

@@ -96,6 +96,7 @@ fn datacenter(dc: &str, primary: bool, config: &Value) -> DcView {
         beat: 5,
         ttl_ms: 5000,
         released: false,
+        unattended: false,
         epoch: Some(Epoch(1)),
         writable: primary,
         lsn: Some(Lsn(5000)),

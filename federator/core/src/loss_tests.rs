@@ -11,6 +11,7 @@ fn position(lsn: u64, commit_at: Option<i64>, seen: Option<PrimarySeen>, rate: u
         beat: 1,
         ttl_ms: 5000,
         released: false,
+        unattended: false,
         epoch: Some(Epoch(1)),
         writable: false,
         lsn: Some(Lsn(lsn)),

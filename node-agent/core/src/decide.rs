@@ -5,10 +5,12 @@ use crate::election;
 use crate::follower::{follow, upstream_of_leader};
 use crate::leader::lead;
 use crate::observed::{Cluster, Observed, Request};
+use crate::pause;
 use crate::postgres::{Postgres, Upstream};
 use crate::read_only::stop_writing;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
+use crate::schedule;
 use std::time::Duration;
 
 /// Decides. Total: every combination of facts has an answer, and waiting is one. The next pass is
@@ -16,6 +18,8 @@ use std::time::Duration;
 #[must_use]
 pub fn decide(observed: &Observed) -> Decision {
     let mut decision = by_role(observed);
+    schedule::restart(observed, &mut decision);
+    pause::tidy(observed, &mut decision);
     decision.wake.after = decision.wake.after.min(observed.config.timing.loop_wait);
     decision
 }
@@ -55,6 +59,14 @@ fn by_role(observed: &Observed) -> Decision {
 fn without_dcs(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     if observed.postgres.may_write() && !observed.holds_lease() && observed.job.is_none() {
+        if observed.lease.kept {
+            return Decision::wait(
+                Rule::PausedWithoutDcs,
+                "maintenance mode and the DCS can't be read; nobody takes over, PostgreSQL goes on",
+                loop_wait,
+                "the DCS",
+            );
+        }
         return Decision::wait(
             Rule::DcsLostDemote,
             "the DCS can't be read and the lease has run out",
@@ -124,8 +136,7 @@ fn led_by_other(observed: &Observed, cluster: &Cluster) -> Decision {
         return Decision::wait(Rule::AwaitSource, why, loop_wait, "the leader's member key");
     };
     if cluster.config.pause {
-        let why = "maintenance mode; another member leads";
-        return Decision::wait(Rule::Paused, why, loop_wait, "the end of pause");
+        return pause::follow(observed, cluster, &upstream);
     }
     if observed.postgres == Postgres::NoData {
         return clone_leader(observed, cluster, upstream);
@@ -156,7 +167,7 @@ fn stop_without_key(observed: &Observed, cluster: &Cluster) -> Option<Decision> 
     if !observed.postgres.may_write() {
         return None;
     }
-    if !cluster.config.pause {
+    if !cluster.config.pause || pause::another_primary(observed, cluster) {
         return Some(lost_lock(observed));
     }
     RightToWrite::check(observed).err().map(|blocked| stop_writing(&blocked))
@@ -169,11 +180,15 @@ fn lost_lock(observed: &Observed) -> Decision {
 }
 
 fn leaderless(observed: &Observed, cluster: &Cluster) -> Decision {
+    if let Some(take) = pause::take_key(observed, cluster) {
+        return take;
+    }
     if let Some(stop) = stop_without_key(observed, cluster) {
         return stop;
     }
     // In maintenance mode only a standby takes part, and only when an operator asks for it.
-    let asked = !cluster.failover.value.is_empty() && !observed.postgres.may_write();
+    let request = schedule::in_force(observed, cluster).filter(|r| r.scheduled_at.is_none());
+    let asked = request.is_some() && !observed.postgres.may_write();
     if cluster.config.pause && !asked {
         let (why, loop_wait) = ("maintenance mode; nobody leads", observed.config.timing.loop_wait);
         return Decision::wait(Rule::Paused, why, loop_wait, "the end of pause");

@@ -145,6 +145,11 @@ pub enum Tend {
     },
     /// Write `/status`, `/history`, `initialize` and `config` as far as they are stale.
     PublishLeader,
+    /// Forget the planned restart, with the reason.
+    DropScheduledRestart(String),
+    /// Write into `position` that PostgreSQL of this node, left running in maintenance mode, does
+    /// not accept writes any more.
+    EndUnattended,
     /// Apply changed settings to PostgreSQL.
     ApplySettings,
 }

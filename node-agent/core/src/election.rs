@@ -2,9 +2,11 @@
 
 use crate::decision::{Act, Decision, Tend};
 use crate::observed::{Cluster, Observed, PeerAnswer, Poll};
+use crate::pause::left_running;
 use crate::postgres::{Postgres, Running};
 use crate::right::RightToWrite;
 use crate::rule::Rule;
+use crate::schedule;
 use crate::standing;
 use node_agent_wire::federation::OperationKind;
 use node_agent_wire::{Lsn, MemberName};
@@ -34,6 +36,9 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
     if let Some(wait) = observer_wait(observed, cluster) {
         return wait;
     }
+    if let Some(wait) = left_running(observed, cluster) {
+        return wait;
+    }
     if let Some(wait) = stand_back(observed, cluster) {
         return wait;
     }
@@ -57,7 +62,8 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
         let wait = Decision::wait(Rule::PrimaryAlive, why, POLL_PAUSE, "the primary to stop");
         return wait.tend(Tend::AskPeers);
     }
-    let manual = cluster.failover.value.member.as_ref() == Some(&observed.me.name);
+    let named = schedule::in_force(observed, cluster).and_then(|r| r.member.as_ref());
+    let manual = named == Some(&observed.me.name);
     if !manual {
         if let Some(lag) = lag_too_large(cluster, running) {
             return not_eligible(lag);
@@ -122,6 +128,9 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
     if let Some(wait) = observer_wait(observed, cluster) {
         return wait;
     }
+    if let Some(wait) = left_running(observed, cluster) {
+        return wait;
+    }
     Decision::wait(Rule::AcquireEmpty, "a new cluster", Duration::ZERO, "the leader key")
         .act(Act::Acquire(Winner { why: "a new cluster" }))
 }
@@ -130,7 +139,7 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
 /// has seen no beat for the holder's TTL. A clean release, and an agent that does not beat
 /// (Patroni), need no wait. Who led before or after by what this node happened to see makes no
 /// difference: it may have been cut off while the beat's writer took over.
-fn observer_wait(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
+pub(crate) fn observer_wait(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
     let position = cluster.position.as_ref()?;
     if position.released || position.leader == observed.me.name {
         return None;
@@ -194,7 +203,7 @@ fn stand_back(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
 /// A switchover is under way, and this node lets the candidate go first; without a named one, the
 /// leader that gave up lets everybody else.
 fn give_way(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
-    let failover = &cluster.failover.value;
+    let failover = schedule::in_force(observed, cluster)?;
     let me = &observed.me.name;
     let why = match &failover.member {
         Some(candidate) if candidate != me && may_still_come(observed, cluster, candidate) => {
@@ -223,7 +232,7 @@ fn may_still_come(observed: &Observed, cluster: &Cluster, candidate: &MemberName
     alive && !silent && observed.now.since(since) < observed.config.timing.ttl * 2
 }
 
-fn fresh_poll(observed: &Observed) -> Option<&Poll> {
+pub(crate) fn fresh_poll(observed: &Observed) -> Option<&Poll> {
     observed.poll.as_ref().filter(|poll| poll.is_fresh(observed.now))
 }
 

@@ -103,6 +103,11 @@ fn follow_running(
     upstream: &Upstream,
     steady: Rule,
 ) -> Decision {
+    if running.outgrown && !observed.config.pause {
+        let why = "replay is paused: the primary's settings are higher than this server's";
+        return Decision::wait(Rule::Outgrown, why, Duration::ZERO, "the restart")
+            .act(Act::Restart);
+    }
     let points = observed.following.as_ref() == Some(upstream);
     let mut decision = Decision::wait(
         steady,

@@ -3,13 +3,15 @@
 use crate::decision::{Act, Decision, SOON, StopMode, Tend, Wake};
 use crate::follower::follow;
 use crate::observed::{Cluster, Observed, Request};
+use crate::pause;
 use crate::postgres::{ControlData, Postgres, Running, Upstream};
 use crate::promotion::{NotYet, eligible};
 use crate::read_only::lead_read_only;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
+use crate::schedule::{self, When};
 use crate::slots;
-use crate::switchover::{asked_in_pause, switchover};
+use crate::switchover::{asked_in_pause, refuse, switchover};
 use crate::synchronous::{awaits_sync, sync_step, waits_in_vain};
 use std::time::Duration;
 
@@ -19,32 +21,10 @@ pub fn lead(observed: &Observed, cluster: &Cluster) -> Decision {
     match RightToWrite::check(observed) {
         Err(blocked) => lead_read_only(observed, cluster, &blocked),
         Ok(_) if cluster.config.pause && !asked_in_pause(observed, cluster) => {
-            paused(observed, cluster)
+            pause::lead(observed, cluster)
         }
         Ok(right) => lead_primary(observed, cluster, right),
     }
-}
-
-fn paused(observed: &Observed, cluster: &Cluster) -> Decision {
-    let loop_wait = observed.config.timing.loop_wait;
-    let why = "maintenance mode; this node leads";
-    let mut decision =
-        Decision::wait(Rule::Paused, why, loop_wait, "the end of pause").tend(Tend::PublishLeader);
-    if let Postgres::Running(running) = &observed.postgres {
-        if observed.request == Some(Request::Restart) {
-            return restart();
-        }
-        // Commits must not hang on a standby that has left.
-        if !running.in_recovery
-            && let Some(step) = sync_step(observed, cluster, running)
-        {
-            decision.tend.push(step);
-            decision.wake = Wake::next();
-        }
-        let slots = slots::changes(observed, cluster, running);
-        decision.tend.extend(slots.into_iter().map(Tend::Slot));
-    }
-    decision
 }
 
 pub(crate) fn restart() -> Decision {
@@ -157,16 +137,22 @@ fn promote(observed: &Observed) -> Decision {
 }
 
 fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
-    if !cluster.failover.value.is_empty() {
-        return switchover(observed, cluster, running);
+    let mut why = format!("primary on timeline {}", running.timeline);
+    let mut after = observed.config.timing.loop_wait;
+    let request = &cluster.failover.value;
+    if !request.is_empty() {
+        match schedule::switchover(request, observed) {
+            When::Now => return switchover(observed, cluster, running),
+            When::Never(why) => return refuse(cluster, why),
+            When::In(left) => {
+                let at = request.scheduled_at.as_deref().unwrap_or_default();
+                why = format!("{why}; a switchover is planned for {at}");
+                after = after.min(left);
+            }
+        }
     }
-    let mut decision = Decision::wait(
-        Rule::Hold,
-        format!("primary on timeline {}", running.timeline),
-        observed.config.timing.loop_wait,
-        "a change in the DCS",
-    )
-    .tend(Tend::PublishLeader);
+    let mut decision =
+        Decision::wait(Rule::Hold, why, after, "a change in the DCS").tend(Tend::PublishLeader);
     if observed.request == Some(Request::Restart) {
         return restart().tend(Tend::PublishLeader);
     }
@@ -196,7 +182,7 @@ fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
 
 impl Wake {
     /// The next step of a sequence: at once.
-    fn next() -> Self {
+    pub(crate) fn next() -> Self {
         Self { after: Duration::from_millis(20), reason: "the next step" }
     }
 }

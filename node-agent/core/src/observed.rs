@@ -2,6 +2,7 @@
 
 use crate::divergence::SourceHistory;
 use crate::postgres::{Postgres, Upstream};
+use crate::schedule::ScheduledRestart;
 use crate::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::FederationRecord;
@@ -108,6 +109,8 @@ pub struct Lease {
     /// The right to lead ends here: the moment at which the last committed beat was sent, plus the
     /// TTL, less the time that stopping PostgreSQL takes. `None`: this node is not the leader.
     pub held_until: Option<Boot>,
+    /// The last committed beat said that PostgreSQL may go on without it ([`crate::pause`]).
+    pub kept: bool,
 }
 
 /// What this node has seen of the leader's beats, by its own clock.
@@ -253,6 +256,8 @@ pub struct Observed {
     pub job: Option<Job>,
     /// Starts of PostgreSQL that failed since it last ran.
     pub start_failures: u32,
+    /// This agent stopped PostgreSQL itself, to start it in another role.
+    pub stopped_by_us: bool,
     /// A promotion or rewind failed lately: stand back until then.
     pub stand_back_until: Option<Boot>,
     /// `synchronous_standby_names` is the agent's, not a value of the user's configuration.
@@ -263,6 +268,8 @@ pub struct Observed {
     pub sync_lost: BTreeSet<MemberName>,
     /// What somebody asked for.
     pub request: Option<Request>,
+    /// A restart that is planned for later.
+    pub scheduled_restart: Option<ScheduledRestart>,
     /// Slots that this node could not create lately, with the reason.
     pub slot_errors: BTreeMap<SlotName, String>,
 }

@@ -146,6 +146,9 @@ pub struct Running {
     pub started_at_us: i64,
     /// Parameters wait for a restart.
     pub pending_restart: bool,
+    /// Standby: replay is paused because the primary's settings were raised above this server's;
+    /// only a restart with the raised values helps (PostgreSQL manual, 27.4.3).
+    pub outgrown: bool,
 }
 
 /// The server on this node.

@@ -45,6 +45,21 @@ rules! {
     Paused = 40, "paused",
         "The cluster is in maintenance mode.",
         "Roles stay as they are. A federation fence counts all the same.";
+    PausedWithoutDcs = 41, "paused-without-dcs",
+        "The DCS can't be read in maintenance mode, PostgreSQL accepts writes, and the last \
+         committed beat says that it may go on.",
+        "It goes on: nobody takes over before this node has said that it has stopped.";
+    PausedAcquire = 42, "paused-acquire",
+        "Nobody leads, PostgreSQL accepts writes here, in maintenance mode or left running in it, \
+         and no other node can be writing.",
+        "The leader key is taken.";
+    PausedDown = 43, "paused-down",
+        "PostgreSQL is not running in maintenance mode.",
+        "It stays down, and the leader key is released.";
+    LeftRunning = 44, "left-running",
+        "The last leader was left running in maintenance mode, and is not known to have stopped \
+         writing.",
+        "Wait for its word: it may accept writes without an agent.";
     AdoptEpoch = 50, "adopt-epoch",
         "Another datacenter's record is at a later epoch, and this one's still names us as \
          primary.",
@@ -100,6 +115,12 @@ rules! {
          it acknowledges nothing and its agent does not answer.",
         "/sync no longer names it, then PostgreSQL no longer waits for it; another standby takes \
          its place.";
+    ScheduledRestart = 170, "scheduled-restart",
+        "The time of a planned restart has come, and its conditions are met.",
+        "PostgreSQL is restarted in its role.";
+    Outgrown = 171, "outgrown",
+        "Replay is paused because the primary was restarted with higher settings.",
+        "The standby is restarted with settings raised to the primary's.";
     LostLock = 200, "lost-lock",
         "PostgreSQL accepts writes, and this node is not the leader.",
         "It is stopped at once.";

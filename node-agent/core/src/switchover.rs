@@ -10,6 +10,10 @@ use std::time::Duration;
 /// In maintenance mode a running node carries out a switchover that an operator asks for.
 pub(crate) fn asked_in_pause(observed: &Observed, cluster: &Cluster) -> bool {
     let failover = &cluster.failover.value;
+    // What is planned for later is held until the end of maintenance.
+    if failover.scheduled_at.is_some() {
+        return false;
+    }
     match &observed.postgres {
         Postgres::Running(running) if running.in_recovery => {
             failover.member.as_ref() == Some(&observed.me.name)
@@ -26,11 +30,7 @@ pub(crate) fn asked_in_pause(observed: &Observed, cluster: &Cluster) -> bool {
 /// Begins it, or clears the request with the reason.
 pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
     let request = &cluster.failover.value;
-    let refuse = |why: String| {
-        Decision::wait(Rule::SwitchoverRefused, why.clone(), SOON, "the request to be cleared")
-            .tend(Tend::ClearFailover { over: cluster.failover.revision, why })
-            .tend(Tend::PublishLeader)
-    };
+    let refuse = |why: String| refuse(cluster, why);
     if request.leader.as_ref().is_some_and(|l| *l != observed.me.name)
         && request.member.as_ref().is_none_or(|m| *m == observed.me.name)
     {
@@ -48,9 +48,6 @@ pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Runni
     if request.member.as_ref() == Some(&observed.me.name) {
         return refuse("the switchover's candidate leads already".into());
     }
-    if request.scheduled_at.is_some() {
-        return refuse("scheduled switchovers are not carried out by this version".into());
-    }
     if cluster.config.pause && request.member.is_none() {
         return refuse("in maintenance mode a switchover needs a named candidate".into());
     }
@@ -65,6 +62,13 @@ pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Runni
     let to = named.map_or_else(|| "the best standby".to_owned(), ToString::to_string);
     Decision::wait(Rule::Switchover, format!("switchover to {to}"), Duration::ZERO, "the shutdown")
         .act(Act::Demote { mode: StopMode::Fast, checkpoint: true, release: true })
+}
+
+/// Clears the request, with the reason.
+pub(crate) fn refuse(cluster: &Cluster, why: String) -> Decision {
+    Decision::wait(Rule::SwitchoverRefused, why.clone(), SOON, "the request to be cleared")
+        .tend(Tend::ClearFailover { over: cluster.failover.revision, why })
+        .tend(Tend::PublishLeader)
 }
 
 /// Members that could be elected at once: in synchronous mode only synchronous ones (the election

@@ -182,10 +182,34 @@ fn check_stopping(o: &Observed, decision: &Decision) {
     } else if !allowed {
         // A fence, another primary, a later epoch: whoever has the key, and in pause too.
         assert!(demotes(decision), "writes without the right");
-    } else if !leads(o, cluster) && !own_key && !cluster.config.pause {
+    } else if !leads(o, cluster) && !own_key && !cluster.config.pause && !own_mark(o, cluster) {
         assert!(demotes(decision), "writes without the key");
     } else if leads(o, cluster) && running(o).is_some() && cluster.failover.value.is_empty() {
         assert!(!demotes(decision), "a rightful primary is stopped");
+    }
+}
+
+/// This node was left running in maintenance mode, and nobody has led since.
+fn own_mark(o: &Observed, cluster: &Cluster) -> bool {
+    let primary = running(o).is_some_and(|r| !r.in_recovery);
+    let mark = cluster.position.as_ref().filter(|p| p.unattended && !p.released);
+    primary && cluster.leader.is_none() && mark.is_some_and(|p| p.leader == o.me.name)
+}
+
+/// A primary takes the free key only in maintenance mode, or after it; and nobody does before one
+/// that was left running is known to have stopped.
+fn check_maintenance(o: &Observed, cluster: &Cluster) {
+    if writes(&o.postgres) {
+        assert!(cluster.config.pause || own_mark(o, cluster), "a primary without the key");
+        assert!(datacenter_may_write(o, cluster), "without the right");
+    }
+    if let Some(left) = cluster.position.as_ref().filter(|p| p.unattended && !p.released)
+        && left.leader != o.me.name
+    {
+        let answers = o.poll.as_ref().map(|poll| &poll.answers);
+        let answer = answers.and_then(|a| a.get(&left.leader));
+        let stopped = matches!(answer, Some(PeerAnswer::Answered(s)) if s.in_recovery);
+        assert!(stopped, "{} may still write", left.leader);
     }
 }
 
@@ -197,7 +221,11 @@ fn check_acquire(o: &Observed, decision: &Decision) {
         assert_eq!(*leader, o.me.name, "another leader's key");
         return;
     }
-    assert!(!writes(&o.postgres) && !o.me.nofailover);
+    check_maintenance(o, cluster);
+    if own_mark(o, cluster) {
+        return;
+    }
+    assert!(writes(&o.postgres) || !o.me.nofailover);
     let sync = &cluster.sync.value;
     let named = sync.leader.iter().chain(&sync.sync_standby).any(|n| *n == o.me.name);
     assert!(sync.leader.is_none() || named, "not synchronous");

@@ -208,6 +208,8 @@ impl World {
             | Tend::Slot(_)
             | Tend::ClearFailover { .. }
             | Tend::PublishLeader
+            | Tend::DropScheduledRestart(_)
+            | Tend::EndUnattended
             | Tend::ApplySettings => None,
         });
         tend.or_else(|| matches!(decision.act, Some(Act::Promote(_))).then_some(Plan::Promote))

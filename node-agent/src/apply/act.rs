@@ -41,6 +41,7 @@ impl Hands {
                 });
             }
             Act::Demote { mode, checkpoint, release } => {
+                memory.stopped_by_us = true;
                 let how = Demotion { mode: stop_mode(mode), checkpoint, release };
                 self.jobs.begin(JobKind::Demote, jobs::demote(tools, how));
             }
@@ -146,13 +147,16 @@ impl Hands {
     }
 
     fn restart(&mut self, memory: &mut Memory, observed: &Observed, settings: Effective) {
-        memory.request = None;
+        let asked = memory.request.take().is_some();
+        let planned = observed.scheduled_restart.as_ref().filter(|_| !asked);
+        let limit = memory.restart_timeout.take().filter(|_| asked);
+        let limit = limit.or(planned.and_then(|planned| planned.timeout));
         self.applied = Some(settings.clone());
         let primary = matches!(&observed.postgres, Postgres::Running(r) if !r.in_recovery);
         let standby_of = (!primary).then(|| observed.following.clone().unwrap_or(Upstream::Nobody));
         let reply = self.restart_reply.take();
         let tools = self.tools.clone();
-        self.jobs.begin(JobKind::Restart, jobs::restart(tools, settings, standby_of, reply));
+        self.jobs.begin(JobKind::Restart, jobs::restart(tools, settings, standby_of, limit, reply));
     }
 }
 

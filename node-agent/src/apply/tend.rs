@@ -60,6 +60,11 @@ impl Hands {
                 tracing::info!(why, "the switchover request is cleared");
                 self.write_at(observed, Leaf::Failover, over, Some("{}".into()), "/failover").await;
             }
+            Tend::DropScheduledRestart(why) => {
+                tracing::info!(why, "the planned restart is over");
+                memory.planned = None;
+            }
+            Tend::EndUnattended => self.end_unattended(memory, observed, cluster).await,
             Tend::PublishLeader => self.publish_leader(memory, observed, cluster).await,
             Tend::ApplySettings => {
                 let settings = self.settings(observed);
@@ -178,6 +183,24 @@ impl Hands {
             // The next pass tries again in its time.
             Err(error) => tracing::warn!(what, %error, "it was not written"),
         }
+    }
+
+    /// The mark of maintenance mode becomes a release, if it still is what was read.
+    async fn end_unattended(&self, memory: &Memory, observed: &Observed, cluster: &Cluster) {
+        let key = self.path.key(Leaf::Position);
+        let (Some(position), Some(raw)) = (&cluster.position, memory.raw.keys.get(&key)) else {
+            return;
+        };
+        let mut position = position.clone();
+        (position.released, position.unattended, position.writable) = (true, false, false);
+        let Ok(value) = serde_json::to_string(&position) else { return };
+        let conditions = [
+            Compare::Absent(self.path.key(Leaf::Leader)),
+            Compare::AtRevision(key.clone(), raw.revision),
+        ];
+        let write = [Write::put(key, value)];
+        let written = self.dcs.write(&conditions, &write, Self::deadline(observed)).await;
+        note(written.map(|_| ()), "telling that this node does not write any more");
     }
 
     async fn publish_leader(&self, memory: &Memory, observed: &Observed, cluster: &Cluster) {

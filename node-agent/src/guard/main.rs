@@ -8,7 +8,8 @@
 //!
 //! Lines on the socket, each answered by one line (`ok`, or `error` and a reason):
 //! `deadline NS` arms for that point of `CLOCK_BOOTTIME`, earlier or later than before; `disarm`
-//! (only right while PostgreSQL is a standby; the agent's duty); `status` answers
+//! (only right while PostgreSQL is a standby, or nobody else can lead: maintenance mode; the
+//! agent's duty); `status` answers
 //! `pid N start TICKS armed NS|none`. When PostgreSQL and all that it started are gone, every
 //! connection gets `exited CODE` or `exited signal N`, and the guard ends.
 //!

@@ -27,10 +27,18 @@ fn lease_end(keeper: &Keeper) -> Boot {
 
 /// Starts writable, the guard armed with the lease's end from the first moment.
 pub async fn start_primary(tools: &Tools, settings: &Effective) -> Result<(), String> {
+    start_primary_within(tools, settings, START_MAX).await
+}
+
+async fn start_primary_within(
+    tools: &Tools,
+    settings: &Effective,
+    limit: Duration,
+) -> Result<(), String> {
     tools.keeper.arm(true);
     let deadline = lease_end(&tools.keeper);
     tools.server.start(StartAs::Primary { deadline }, settings).await.map_err(|e| told(&e))?;
-    tools.server.wait_ready(START_MAX).await.map_err(|e| told(&e))
+    tools.server.wait_ready(limit).await.map_err(|e| told(&e))
 }
 
 /// Starts as a standby.
@@ -98,21 +106,23 @@ pub async fn demote(tools: Tools, how: Demotion) -> Result<(), String> {
     Ok(())
 }
 
-/// Stops and starts in the same role.
+/// Stops and starts in the same role. `limit`: how long the start may take.
 pub async fn restart(
     tools: Tools,
     settings: Effective,
     standby_of: Option<Upstream>,
+    limit: Option<Duration>,
     reply: Option<oneshot::Sender<Result<(), String>>>,
 ) -> Result<(), String> {
+    let limit = limit.unwrap_or(START_MAX);
     let work = async {
         tools.server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
         match standby_of {
             Some(upstream) => {
                 start_standby(tools.clone(), settings, upstream).await?;
-                tools.server.wait_ready(START_MAX).await.map_err(|e| told(&e))
+                tools.server.wait_ready(limit).await.map_err(|e| told(&e))
             }
-            None => start_primary(&tools, &settings).await,
+            None => start_primary_within(&tools, &settings, limit).await,
         }
     };
     let result = work.await;

@@ -40,7 +40,7 @@ impl GuardClient {
         self.ask(&format!("deadline {}\n", deadline.0))
     }
 
-    /// No deadline any more; only right while PostgreSQL is a standby.
+    /// No deadline any more; only right while PostgreSQL is a standby, or nobody else can lead.
     ///
     /// # Errors
     /// As [`Self::set_deadline`].
@@ -48,11 +48,27 @@ impl GuardClient {
         self.ask("disarm\n")
     }
 
-    fn ask(&mut self, request: &str) -> io::Result<()> {
+    /// Whether the guard has a deadline.
+    ///
+    /// # Errors
+    /// As [`Self::set_deadline`].
+    pub fn is_armed(&mut self) -> io::Result<bool> {
+        let answer = self.exchange("status\n")?;
+        match answer.split_once(" armed ") {
+            Some((_, armed)) => Ok(armed != "none"),
+            None => Err(refused(&answer)),
+        }
+    }
+
+    fn exchange(&mut self, request: &str) -> io::Result<String> {
         self.lines.get_mut().write_all(request.as_bytes())?;
         let mut answer = String::new();
         self.lines.read_line(&mut answer)?;
-        match answer.trim() {
+        Ok(answer.trim().to_owned())
+    }
+
+    fn ask(&mut self, request: &str) -> io::Result<()> {
+        match self.exchange(request)?.as_str() {
             "ok" => Ok(()),
             other => Err(refused(other)),
         }

@@ -98,7 +98,8 @@ impl Server {
             memory.writable = writable;
             memory.starting_since = Some(boot_now());
             memory.unresponsive_since = None;
-            memory.restart_needed = false;
+            memory.arguments_differ.clear();
+            memory.pending.clear();
         }
         // The guard outlives the agent; while both live, the agent takes note of its end.
         tokio::spawn(async move {

@@ -8,6 +8,7 @@
 //! that it was given passes. Files beside the data directory of member `N`: `.N.guard` (the
 //! guard's socket), `N.log` (output of guard and server), `.N.pgpass` (passwords for libpq, unless
 //! `postgresql.pgpass` names another), `.N.incomplete` (the data directory is half written),
+//! `.N.unattended` (the guard has no deadline because of maintenance mode),
 //! `N.divergence-*` (what a rewind discarded).
 //!
 //! Tested in `tests/server.rs` with real servers, and beside the pure parts.
@@ -30,6 +31,7 @@ mod history;
 mod lifecycle;
 mod observe;
 mod passfile;
+pub mod pending;
 mod places;
 mod process;
 mod relations;
@@ -48,6 +50,7 @@ use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::{Lsn, SystemId, TimelineId};
+use pending::Pending;
 use places::Places;
 use process::PidFile;
 use rustix::time::{ClockId, clock_gettime};
@@ -128,8 +131,10 @@ struct Memory {
     log_offset: u64,
     /// Whether the guard of the last start still runs.
     guard_runs: Option<Arc<AtomicBool>>,
-    /// The command line that the settings ask for is not the one that the server has.
-    restart_needed: bool,
+    /// Where the command line that the settings ask for differs from the one that the server has.
+    arguments_differ: Pending,
+    /// All parameters that wait for a restart.
+    pending: Pending,
     /// Parameters that were asked for, and whether this PostgreSQL knows them.
     parameters: BTreeMap<String, bool>,
     /// Configured parameters that it does not know.
@@ -174,6 +179,26 @@ impl Server {
         &self.places.guard_socket
     }
 
+    /// Exists while the guard has no deadline because of maintenance mode.
+    #[must_use]
+    pub fn mark_file(&self) -> &Path {
+        &self.places.mark_file
+    }
+
+    /// A primary was left running in maintenance mode: its guard has no deadline, and the agent that
+    /// lifted it has noted that.
+    #[must_use]
+    pub fn left_without_deadline(&self) -> bool {
+        let lifted = || {
+            let wait = Duration::from_secs(1);
+            let mut guard = GuardClient::connect(self.guard_socket(), wait)?;
+            guard.is_armed().map(|armed| !armed)
+        };
+        self.places.mark_file.exists()
+            && !self.places.data(conf::STANDBY_SIGNAL).exists()
+            && lifted().unwrap_or(false)
+    }
+
     /// Output of guard and server.
     #[must_use]
     pub fn log_file(&self) -> &Path {
@@ -190,6 +215,12 @@ impl Server {
     #[must_use]
     pub fn address(&self) -> (&str, u16) {
         self.places.connect()
+    }
+
+    /// Parameters that wait for a restart, as of the last observation.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        self.memory().pending.clone()
     }
 
     /// Why the last observation found the server unresponsive.

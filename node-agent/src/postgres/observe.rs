@@ -1,8 +1,9 @@
 //! What this node's PostgreSQL is doing, as one fact.
 
+use super::pending::Pending;
 use super::process::Postmaster;
 use super::session::Session;
-use super::{Error, Server, bootstrap, conf, control, files, guard_client, status};
+use super::{Error, Server, bootstrap, conf, control, files, guard_client, pending, status};
 use node_agent_core::postgres::{ControlState, Postgres, Running};
 use node_agent_core::time::Boot;
 use std::time::Duration;
@@ -36,13 +37,16 @@ impl Server {
             self.ask(deadline).await.map_err(Some)
         };
         match asked {
-            Ok(mut running) => {
+            Ok((mut running, mut waiting)) => {
+                running.outgrown = self.outgrown(&running, alive.as_ref()).await?;
                 let mut memory = self.memory();
                 memory.unresponsive_since = None;
                 memory.starting_since = None;
                 memory.problem = None;
                 memory.writable = !running.in_recovery;
-                running.pending_restart |= memory.restart_needed;
+                waiting.extend(memory.arguments_differ.clone());
+                running.pending_restart = !waiting.is_empty();
+                memory.pending = waiting;
                 Ok(Postgres::Running(Box::new(running)))
             }
             Err(None) => self.starting(now).await,
@@ -67,7 +71,7 @@ impl Server {
     }
 
     /// Queries through the kept session, and opens it anew where it was lost.
-    async fn ask(&self, deadline: Duration) -> Result<Running, Error> {
+    async fn ask(&self, deadline: Duration) -> Result<(Running, Pending), Error> {
         let mut kept = self.heartbeat.lock().await;
         let session = kept.take().filter(|session| !session.is_closed());
         let mut session = match session {
@@ -75,9 +79,24 @@ impl Server {
             None => Session::connect(&self.local_target("")?, deadline, deadline).await?,
         };
         let text = session.text("report its status", status::QUERY, &[], deadline).await?;
-        let running = status::parse(&text.unwrap_or_default())?;
+        let text = text.unwrap_or_default();
+        let running = status::parse(&text)?;
         *kept = Some(session);
-        Ok(running)
+        Ok((running, pending::parse(&text)))
+    }
+
+    /// Whether replay is paused because the primary has higher settings than this standby.
+    async fn outgrown(
+        &self,
+        running: &Running,
+        postmaster: Option<&Postmaster>,
+    ) -> Result<bool, Error> {
+        let Some(postmaster) = postmaster.filter(|_| running.in_recovery && running.replay_paused)
+        else {
+            return Ok(false);
+        };
+        let minima = control::read(&self.places).await?.minima;
+        Ok(pending::outgrown(&postmaster.arguments(), &minima))
     }
 
     fn standby_signal(&self) -> bool {

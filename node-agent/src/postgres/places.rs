@@ -21,6 +21,8 @@ pub(super) struct Places {
     pub(super) log_file: PathBuf,
     pub(super) pgpass: PathBuf,
     pub(super) incomplete: PathBuf,
+    /// Exists while the guard has no deadline because of maintenance mode.
+    pub(super) mark_file: PathBuf,
     pub(super) database: String,
     authentication: Authentication,
     pub(super) use_unix_socket: bool,
@@ -113,6 +115,7 @@ impl Places {
                 .clone()
                 .unwrap_or_else(|| parent.join(format!(".{name}.pgpass"))),
             incomplete: parent.join(format!(".{name}.incomplete")),
+            mark_file: parent.join(format!(".{name}.unattended")),
             database: postgresql.database.clone(),
             authentication: postgresql.authentication.clone(),
             use_unix_socket: postgresql.use_unix_socket.unwrap_or(false),

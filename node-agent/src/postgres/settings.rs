@@ -2,7 +2,7 @@
 
 use super::conf::{self, Receiver};
 use super::process::Postmaster;
-use super::{Effective, Error, POLL, QUERY_DEADLINE, Server, files, passfile};
+use super::{Effective, Error, POLL, QUERY_DEADLINE, Server, files, passfile, pending};
 use node_agent_core::postgres::Upstream;
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -66,11 +66,9 @@ impl Server {
             changed |= self.write_upstream(&upstream, settings).await?;
         }
         let Some(postmaster) = Postmaster::find(&self.places)? else { return Ok(changed) };
-        let mut running = postmaster.arguments();
-        running.sort();
-        let mut wanted = conf::arguments(settings, None);
-        wanted.sort();
-        self.memory().restart_needed = running != wanted;
+        let wanted = conf::arguments(settings, None);
+        let differ = pending::differing(&postmaster.arguments(), &wanted);
+        self.memory().arguments_differ = differ;
         if !changed {
             return Ok(false);
         }

@@ -1,6 +1,7 @@
 //! All that a pass must know of a running server, in one query of one row.
 
 use super::Error;
+use super::pending::pending;
 use node_agent_core::postgres::{Running, SlotFact, Walreceiver, Walsender};
 use node_agent_wire::{Lsn, SlotName, SystemId, TimelineId};
 use serde::Deserialize;
@@ -69,7 +70,9 @@ SELECT json_build_object(
   'system_id', (SELECT system_identifier::text FROM pg_control_system()),
   'server_version', current_setting('server_version_num')::int,
   'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
-  'pending_restart', EXISTS (SELECT FROM pg_settings WHERE pending_restart)
+  'pending', ",
+    pending!(),
+    "
 )::text FROM (SELECT pg_is_in_recovery() AS standby) r"
 );
 
@@ -90,7 +93,6 @@ struct Answer {
     system_id: String,
     server_version: u32,
     started_at_us: i64,
-    pending_restart: bool,
 }
 
 #[derive(Deserialize)]
@@ -195,7 +197,9 @@ pub(super) fn parse(text: &str) -> Result<Running, Error> {
         system_id: SystemId::new(answer.system_id),
         server_version: answer.server_version,
         started_at_us: answer.started_at_us,
-        pending_restart: answer.pending_restart,
+        // Filled in by the caller, which knows the command line and the control file.
+        pending_restart: false,
+        outgrown: false,
     })
 }
 
@@ -213,8 +217,7 @@ mod tests {
                 "latest_end_lsn": "0/5000200", "timeline": 2},
             "senders": [], "slots": [{"name": "pg2", "physical": true, "active": false,
                 "restart_lsn": null, "wal_status": "reserved"}],
-            "sync_names": "", "system_id": "7", "server_version": 150_004, "started_at_us": 1,
-            "pending_restart": false});
+            "sync_names": "", "system_id": "7", "server_version": 150_004, "started_at_us": 1});
         for (key, value) in changes.as_object().expect("object") {
             all[key] = value.clone();
         }

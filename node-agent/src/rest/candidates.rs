@@ -115,12 +115,6 @@ pub fn check(
         Action::Switchover if scheduled && paused => {
             return Err(bad("Can't schedule switchover in the paused state"));
         }
-        Action::Switchover if scheduled => {
-            return Err(bad(
-                "scheduled switchovers are not supported by this version of node-agent: ask \
-                 without scheduled_at when the time has come",
-            ));
-        }
         Action::Failover | Action::Switchover => {}
     }
     if paused && request.candidate.is_none() {
@@ -129,6 +123,11 @@ pub fn check(
     let action = if request.leader.is_some() { Action::Switchover } else { request.action };
     if request.leader == request.candidate {
         return Err(bad("Switchover target and source are the same"));
+    }
+    if let Some(text) = &request.scheduled_at {
+        // Whether it is possible is seen when its time comes.
+        super::restart::moment(text, "switchover")?;
+        return Ok(action);
     }
     match possible(action, request, cluster, senders) {
         Ok(()) => Ok(action),
@@ -234,7 +233,7 @@ mod tests {
             (Switchover, false, json!({"candidate": "x"}), "Switchover could be performed only f"),
             (Failover, true, json!({"member": "x", "scheduled_at": at}), "Failover can't be"),
             (Switchover, true, json!({"leader": "x", "scheduled_at": at}), "Can't schedule switch"),
-            (Switchover, false, json!({"leader": "x", "scheduled_at": at}), "scheduled switchover"),
+            (Switchover, false, json!({"leader": "x", "scheduled_at": "2030-01-01"}), "the time z"),
             (Switchover, true, json!({"leader": "pg1"}), "Switchover is possible only to a spec"),
             (Switchover, true, json!({"leader": "x", "candidate": "x"}), "Switchover target and"),
             (Failover, false, json!({"leader": "x", "candidate": "x"}), "Switchover target and"),

@@ -72,7 +72,7 @@ fn member_json(cluster: &Cluster, member: &Member) -> Value {
     if let Some(reason) = &data.pending_restart_reason {
         body.insert("pending_restart_reason".into(), reason.clone());
     }
-    if let Some(restart) = data.other.get("scheduled_restart") {
+    if let Some(restart) = &data.scheduled_restart {
         body.insert("scheduled_restart".into(), restart.clone());
     }
     if !data.tags.is_empty() {

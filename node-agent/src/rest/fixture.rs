@@ -107,6 +107,7 @@ fn server() -> Running {
         server_version: 150_004,
         started_at_us: WALL_US + 678_901,
         pending_restart: false,
+        outgrown: false,
     }
 }
 
@@ -136,6 +137,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
     let member = cluster.members[&me].data.clone();
     let lease = node_agent_core::observed::Lease {
         held_until: (name == "pg1").then(|| NOW + Duration::from_secs(20)),
+        kept: false,
     };
     View {
         observed: Observed {
@@ -156,11 +158,13 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             peers: BTreeMap::new(),
             job: None,
             start_failures: 0,
+            stopped_by_us: false,
             stand_back_until: None,
             sync_names_ours: false,
             sync_names_set_at: None,
             sync_lost: std::collections::BTreeSet::new(),
             request: None,
+            scheduled_restart: None,
             slot_errors: BTreeMap::new(),
         },
         raw: Arc::new(RawCluster::default()),

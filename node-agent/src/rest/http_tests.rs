@@ -287,7 +287,7 @@ async fn switchovers_that_are_refused_change_nothing() {
     for (path, body, code) in [
         ("/switchover", json!({"candidate": "pg2"}), 400),
         ("/failover", json!({"leader": "pg1"}), 400),
-        ("/switchover", json!({"leader": "pg1", "scheduled_at": "2030-01-01T00:00Z"}), 400),
+        ("/switchover", json!({"leader": "pg1", "scheduled_at": "2030-01-01T00:00"}), 400),
         ("/switchover", json!({"leader": "pg2"}), 412),
         ("/switchover", json!({"leader": "pg1", "candidate": "pg9"}), 412),
     ] {
@@ -319,8 +319,9 @@ async fn restart_waits_for_the_loop() {
             tokio::spawn(async move { exchange(address, &render("POST", "/restart", None)).await });
         let done = loop {
             match tokio::time::timeout(PATIENCE, node.asks.recv()).await.expect("in time") {
-                Some(Ask::Restart(done)) => break done,
+                Some(Ask::Restart { reply: done, .. }) => break done,
                 Some(Ask::Look) => node.publish(fixture::primary()),
+                Some(Ask::Plan(..) | Ask::Unplan(_) | Ask::Reload) => panic!("not asked for"),
                 None => panic!("the server is gone"),
             }
         };
@@ -333,9 +334,39 @@ async fn restart_waits_for_the_loop() {
         node.call("POST", "/restart", Some(&body)).await,
         (503, "restart conditions are not satisfied".into())
     );
-    assert_eq!(node.call("POST", "/restart", Some(&json!({"schedule": "x"}))).await.0, 400);
-    assert_eq!(node.call("DELETE", "/restart", None).await.0, 404);
+    assert_eq!(node.call("POST", "/restart", Some(&json!({"schedule": "x"}))).await.0, 422);
     assert_eq!(node.call("POST", "/reload", None).await.0, 202);
+}
+
+#[tokio::test]
+async fn one_restart_can_be_planned_and_taken_back() {
+    let mut node = Node::primary().await;
+    let later = json!({"schedule": "2100-01-01T00:00:00Z"});
+    for (method, accepted, code, text) in [
+        ("POST", true, 202, "Restart scheduled"),
+        ("POST", false, 409, "Another restart is already scheduled"),
+        ("DELETE", true, 200, "scheduled restart deleted"),
+        ("DELETE", false, 404, "no restarts are scheduled"),
+    ] {
+        let address = node.address;
+        let body = (method == "POST").then(|| later.clone());
+        let request = render(method, "/restart", body.as_ref());
+        let asking = tokio::spawn(async move { exchange(address, &request).await });
+        let reply = loop {
+            match tokio::time::timeout(PATIENCE, node.asks.recv()).await.expect("in time") {
+                Some(Ask::Plan(planned, reply)) => {
+                    assert_eq!(planned.restart.at_us, 4_102_444_800_000_000);
+                    break reply;
+                }
+                Some(Ask::Unplan(reply)) => break reply,
+                Some(Ask::Look) => node.publish(fixture::primary()),
+                Some(Ask::Restart { .. } | Ask::Reload) => panic!("not asked for"),
+                None => panic!("the server is gone"),
+            }
+        };
+        assert!(reply.send(accepted).is_ok());
+        assert_eq!(split(&asking.await.expect("answer")), (code, text.to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 //! decided here: what changes something goes into the DCS or into the loop, and the answer says
 //! what became of it.
 //!
-//! Not in this version: `POST /reinitialize`, `/failsafe`, `/sigterm` and `/citus` (501), scheduled
-//! switchovers and restarts (400), TLS on this port, `allowlist`. Differences on the wire: replies
+//! Not in this version: `POST /reinitialize`, `/failsafe`, `/sigterm` and `/citus` (501), TLS
+//! on this port, `allowlist`. Differences on the wire: replies
 //! to HTTP/1.1 requests are HTTP/1.1 with `Connection: close`, and a bare reply has a
 //! `Content-Length: 0`.
 //!
@@ -192,9 +192,9 @@ pub async fn answer(handle: &Handle, request: Request<Body>) -> Reply {
         Endpoint::Failsafe => Reply::page(StatusCode::BAD_GATEWAY, "failsafe mode is not enabled"),
         Endpoint::PatchConfig => configuration::change(handle, &object).await,
         Endpoint::PutConfig => configuration::replace(handle, &object).await,
-        Endpoint::Reload => restart::reload(handle),
+        Endpoint::Reload => restart::reload(handle).await,
         Endpoint::Restart => restart::restart(handle, &object).await,
-        Endpoint::CancelRestart => restart::cancel(),
+        Endpoint::CancelRestart => restart::cancel(handle).await,
         Endpoint::Switchover => switchover::request(handle, Action::Switchover, &object).await,
         Endpoint::Failover => switchover::request(handle, Action::Failover, &object).await,
         Endpoint::CancelSwitchover => switchover::cancel(handle).await,

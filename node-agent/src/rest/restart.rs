@@ -4,64 +4,77 @@ use super::query::milliseconds;
 use super::reply::Reply;
 use super::{freshness, standing, status};
 use crate::clock;
+use crate::plans::Planned;
 use crate::view::{Ask, Handle, View};
 use axum::http::StatusCode;
 use node_agent_core::observed::JobKind;
 use node_agent_core::postgres::Postgres;
+use node_agent_core::schedule::{RestartConditions, ScheduledRestart};
 use node_agent_core::time::Boot;
 use node_agent_wire::member::Role;
+use node_agent_wire::schedule::{self, ScheduleError};
 use serde_json::{Map, Value};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// How long a restart may take unless the request says otherwise, beside `primary_start_timeout`:
-/// the shutdown checkpoint comes on top.
+/// Beside the time for the start: the shutdown checkpoint comes on top.
 const STOP_ALLOWANCE: Duration = Duration::from_secs(60);
 /// How long the loop may take to accept the request.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The conditions of a restart.
+/// A restart as it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Filter {
-    role: Option<Role>,
-    /// Only a server older than this `server_version_num`.
-    older_than: Option<u32>,
-    /// Only when parameters wait for a restart.
-    pending: bool,
+struct Order {
+    conditions: RestartConditions,
     timeout: Option<Duration>,
+    /// The moment, as it was given.
+    schedule: Option<String>,
 }
 
-impl Filter {
+impl Order {
     fn read(body: &Map<String, Value>) -> Result<Self, String> {
-        let mut filter = Self::default();
+        let mut order = Self::default();
         for (key, value) in body {
             match key.as_str() {
                 "schedule" => {
-                    return Err("scheduled restarts are not supported by this version of \
-                                node-agent: ask without schedule when the time has come"
-                        .into());
+                    let text = value.as_str().ok_or("schedule must be text")?;
+                    order.schedule = Some(text.to_owned());
                 }
-                "role" => filter.role = Some(role(value)?),
+                "role" => order.conditions.role = Some(role(value)?),
                 "postgres_version" => {
                     let version = value.as_str().and_then(version_number);
-                    filter.older_than = Some(version.ok_or_else(|| {
+                    order.conditions.older_than = Some(version.ok_or_else(|| {
                         format!("PostgreSQL version {value} is not usable: expected as in \"15.4\"")
                     })?);
                 }
-                "timeout" => filter.timeout = Some(timeout(value)?),
+                "timeout" => order.timeout = Some(timeout(value)?),
                 // Its presence counts, not its value (contract B.7).
-                "restart_pending" => filter.pending = true,
+                "restart_pending" => order.conditions.pending = true,
                 other => return Err(format!("unknown filter for the restart: {other}")),
             }
         }
-        Ok(filter)
+        Ok(order)
     }
 
-    fn admits(&self, view: &View, now: Boot) -> bool {
+    fn met(&self, view: &View, now: Boot) -> Result<(), String> {
         let server = view.running().map_or(0, |r| r.server_version);
-        self.role.is_none_or(|role| role == standing::role(view, now))
-            && self.older_than.is_none_or(|version| server < version)
-            && (!self.pending || status::pending_restart(view))
+        self.conditions.met(standing::role(view, now), server, status::pending_restart(view))
+    }
+
+    /// The plan for later, and how the member key shows it.
+    fn plan(&self, at_us: i64, body: &Map<String, Value>, started_at_us: i64) -> Planned {
+        let mut shown = body.clone();
+        let started = status::date_time(started_at_us);
+        shown.insert("postmaster_start_time".into(), started.into());
+        Planned {
+            restart: ScheduledRestart {
+                at_us,
+                server_started_us: started_at_us,
+                conditions: self.conditions.clone(),
+                timeout: self.timeout,
+            },
+            shown: Value::Object(shown),
+        }
     }
 }
 
@@ -129,32 +142,32 @@ fn job_word(kind: JobKind) -> &'static str {
     }
 }
 
-/// `POST /restart`: answers when PostgreSQL accepts connections again.
+/// `POST /restart`: answers when PostgreSQL accepts connections again, or when the restart is noted
+/// for later.
 pub async fn restart(handle: &Handle, body: &Map<String, Value>) -> Reply {
-    let filter = match Filter::read(body) {
-        Ok(filter) => filter,
+    let order = match Order::read(body) {
+        Ok(order) => order,
         Err(text) => return Reply::text(StatusCode::BAD_REQUEST, text),
     };
     let view = freshness::view(handle).await;
+    if let Some(text) = &order.schedule {
+        return plan(handle, &view, &order, text, body).await;
+    }
     let unavailable = |text: String| Reply::text(StatusCode::SERVICE_UNAVAILABLE, text);
     if let Some(obstacle) = obstacle(&view) {
         return unavailable(obstacle);
     }
-    if !filter.admits(&view, clock::boot()) {
+    if let Err(why) = order.met(&view, clock::boot()) {
+        tracing::info!(why, "restart refused");
         return unavailable("restart conditions are not satisfied".into());
     }
     tracing::info!("restart requested");
-    let (done, answer) = oneshot::channel();
-    let asked = handle.asks.send(Ask::Restart(done));
-    if !matches!(tokio::time::timeout(ACCEPT_DEADLINE, asked).await, Ok(Ok(()))) {
-        return unavailable(format!(
-            "restart failed: the agent's loop did not take the request within {} s; nothing was \
-             restarted",
-            ACCEPT_DEADLINE.as_secs()
-        ));
+    let (reply, answer) = oneshot::channel();
+    if !send(handle, Ask::Restart { timeout: order.timeout, reply }).await {
+        return unavailable(format!("restart failed: {NOT_TAKEN}; nothing was restarted"));
     }
     let limit =
-        filter.timeout.unwrap_or(view.observed.config.primary_start_timeout + STOP_ALLOWANCE);
+        order.timeout.unwrap_or(view.observed.config.primary_start_timeout) + STOP_ALLOWANCE;
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(Ok(()))) => Reply::text(StatusCode::OK, "restarted successfully"),
         Ok(Ok(Err(why))) => unavailable(format!("restart failed: {why}")),
@@ -172,21 +185,86 @@ pub async fn restart(handle: &Handle, body: &Map<String, Value>) -> Reply {
     }
 }
 
-/// `DELETE /restart`: none can be scheduled in this version.
-#[must_use]
-pub fn cancel() -> Reply {
-    Reply::text(StatusCode::NOT_FOUND, "no restarts are scheduled")
+const NOT_TAKEN: &str = "the agent's loop did not take the request in time";
+
+async fn send(handle: &Handle, ask: Ask) -> bool {
+    let sent = tokio::time::timeout(ACCEPT_DEADLINE, handle.asks.send(ask)).await;
+    matches!(sent, Ok(Ok(())))
 }
 
-/// `POST /reload`: a pass at once. The configuration file itself is read at the start only.
-#[must_use]
-pub fn reload(handle: &Handle) -> Reply {
-    handle.look();
-    Reply::text(
-        StatusCode::ACCEPTED,
-        "reload scheduled: the dynamic configuration is applied now, the configuration file at \
-         the agent's next start",
-    )
+/// The answer to a question that the loop settles at once.
+async fn settled(handle: &Handle, ask: Ask, answer: oneshot::Receiver<bool>) -> Option<bool> {
+    if !send(handle, ask).await {
+        return None;
+    }
+    tokio::time::timeout(ACCEPT_DEADLINE, answer).await.ok()?.ok()
+}
+
+async fn plan(
+    handle: &Handle,
+    view: &View,
+    order: &Order,
+    text: &str,
+    body: &Map<String, Value>,
+) -> Reply {
+    let at_us = match moment(text, "restart") {
+        Ok(at_us) => at_us,
+        Err(reply) => return reply,
+    };
+    if view.observed.config.pause {
+        let text = "Can't schedule restart in the paused state";
+        return Reply::text(StatusCode::INTERNAL_SERVER_ERROR, text);
+    }
+    let Some(running) = view.running() else {
+        let text = format!("PostgreSQL is not running here ({}): nothing is planned", view.why);
+        return Reply::text(StatusCode::SERVICE_UNAVAILABLE, text);
+    };
+    let planned = order.plan(at_us, body, running.started_at_us);
+    let (reply, answer) = oneshot::channel();
+    match settled(handle, Ask::Plan(planned, reply), answer).await {
+        Some(true) => Reply::text(StatusCode::ACCEPTED, "Restart scheduled"),
+        Some(false) => Reply::text(StatusCode::CONFLICT, "Another restart is already scheduled"),
+        None => Reply::text(StatusCode::SERVICE_UNAVAILABLE, NOT_TAKEN),
+    }
+}
+
+/// A moment that lies ahead; otherwise the answer to the client (contract B.7): 400 without a time
+/// zone, 422 for what is no moment or has passed.
+///
+/// # Errors
+/// That answer.
+pub fn moment(text: &str, what: &str) -> Result<i64, Reply> {
+    match schedule::parse(text) {
+        Ok(at_us) if at_us <= clock::wall_us() => Err(Reply::text(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            format!("a {what} can't be scheduled for a time that has passed"),
+        )),
+        Ok(at_us) => Ok(at_us),
+        Err(error @ ScheduleError::NoZone) => {
+            Err(Reply::text(StatusCode::BAD_REQUEST, error.to_string()))
+        }
+        Err(error @ ScheduleError::Unreadable) => {
+            Err(Reply::text(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+        }
+    }
+}
+
+/// `DELETE /restart`.
+pub async fn cancel(handle: &Handle) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    match settled(handle, Ask::Unplan(reply), answer).await {
+        Some(true) => Reply::text(StatusCode::OK, "scheduled restart deleted"),
+        Some(false) => Reply::text(StatusCode::NOT_FOUND, "no restarts are scheduled"),
+        None => Reply::text(StatusCode::SERVICE_UNAVAILABLE, NOT_TAKEN),
+    }
+}
+
+/// `POST /reload`: the configuration file is read again, as at SIGHUP.
+pub async fn reload(handle: &Handle) -> Reply {
+    if send(handle, Ask::Reload).await {
+        return Reply::text(StatusCode::ACCEPTED, "reload scheduled");
+    }
+    Reply::text(StatusCode::SERVICE_UNAVAILABLE, NOT_TAKEN)
 }
 
 #[cfg(test)]
@@ -196,14 +274,14 @@ mod tests {
     use node_agent_core::observed::Job;
     use serde_json::json;
 
-    fn read(body: &Value) -> Result<Filter, String> {
-        Filter::read(body.as_object().expect("object"))
+    fn read(body: &Value) -> Result<Order, String> {
+        Order::read(body.as_object().expect("object"))
     }
 
     #[test]
     fn filters_that_make_no_sense() {
         for (body, word) in [
-            (json!({"schedule": "2030-01-01T00:00:00Z"}), "scheduled restarts"),
+            (json!({"schedule": 5}), "schedule must be text"),
             (json!({"role": "master"}), "role must be"),
             (json!({"role": 1}), "role must be"),
             (json!({"postgres_version": "15"}), "PostgreSQL version"),
@@ -237,8 +315,29 @@ mod tests {
         ] {
             fixture::running(&mut view).pending_restart = pending;
             let filter = read(&body).expect("a filter");
-            assert_eq!(filter.admits(&view, fixture::NOW), admitted, "{body}");
+            assert_eq!(filter.met(&view, fixture::NOW).is_ok(), admitted, "{body}");
         }
+    }
+
+    #[test]
+    fn moments_must_lie_ahead_and_have_a_zone() {
+        for (text, code) in
+            [("2001-01-01T00:00:00Z", 422), ("2100-01-01T00:00:00", 400), ("soon", 422)]
+        {
+            let reply = moment(text, "restart").expect_err("accepted");
+            assert_eq!(reply.status.as_u16(), code, "{text}");
+        }
+        assert_eq!(moment("2100-01-01T00:00:00Z", "restart").ok(), Some(4_102_444_800_000_000));
+    }
+
+    #[test]
+    fn a_plan_shows_what_was_asked_for_and_of_which_server() {
+        let body = json!({"schedule": "2100-01-01T00:00:00Z", "role": "primary"});
+        let order = read(&body).expect("an order");
+        let planned = order.plan(7, body.as_object().expect("object"), 1_000_000);
+        assert_eq!(planned.restart.at_us, 7);
+        assert_eq!(planned.shown["schedule"], body["schedule"]);
+        assert_eq!(planned.shown["postmaster_start_time"], "1970-01-01 00:00:01+00:00");
     }
 
     #[test]

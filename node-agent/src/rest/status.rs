@@ -32,6 +32,11 @@ pub fn patroni_json(view: &View, config: &LocalConfig, now: Boot) -> Value {
             body.insert("pending_restart_reason".into(), reason.clone());
         }
     }
+    if let Some(Value::Object(planned)) = &view.member.scheduled_restart {
+        let mut shown = planned.clone();
+        shown.remove("postmaster_start_time");
+        body.insert("scheduled_restart".into(), Value::Object(shown));
+    }
     let me = json!({
         "version": view.member.version, "scope": config.scope, "name": config.name,
     });

@@ -50,6 +50,9 @@ pub async fn request(handle: &Handle, action: Action, body: &Map<String, Value>)
     match write(handle, &request, cluster.failover.revision).await {
         Some(written) => {
             handle.look();
+            if request.scheduled_at.is_some() {
+                return Reply::text(StatusCode::ACCEPTED, "Switchover scheduled");
+            }
             outcome(handle, action, &request, cluster.leader.as_ref(), written).await
         }
         None => {
@@ -71,7 +74,7 @@ async fn write(handle: &Handle, request: &Request, over: Revision) -> Option<Rev
     let value = Failover {
         leader: request.leader.clone(),
         member: request.candidate.clone(),
-        scheduled_at: None,
+        scheduled_at: request.scheduled_at.clone(),
     };
     let json = serde_json::to_string(&value).ok()?;
     let conditions = [Compare::AtRevision(key.clone(), over)];

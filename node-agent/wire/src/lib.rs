@@ -14,6 +14,7 @@ pub mod lsn;
 pub mod member;
 pub mod patch;
 pub mod position;
+pub mod schedule;
 pub mod status;
 pub mod yaml;
 

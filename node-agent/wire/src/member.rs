@@ -115,6 +115,9 @@ pub struct MemberData {
     /// `parameter -> {old_value, new_value}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending_restart_reason: Option<Value>,
+    /// A restart that is planned on this node: `schedule`, `postmaster_start_time`, conditions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduled_restart: Option<Value>,
     /// Flushed on a primary, the further one of received and replayed on a standby.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub xlog_location: Option<Lsn>,

@@ -21,6 +21,11 @@ pub struct Position {
     /// Set by a clean release: the leader has given up the right already, nobody needs to wait.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub released: bool,
+    /// Set in maintenance mode: the leader may go on writing when it can't renew, and PostgreSQL
+    /// may be left running without its agent. Nobody else may lead before this leader has said,
+    /// by a release or when asked, that it does not write any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unattended: bool,
     /// The epoch that the leader acts under, where there is a federation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,

@@ -67,12 +67,11 @@ pub fn pressed() -> impl Strategy<Value = Observed> {
         o.postgres = Postgres::Running(Box::new(running));
         let answers = o.poll.take().map(|poll| poll.answers).unwrap_or_default();
         o.poll = Some(Poll { asked_at: ago(Duration::from_millis(100)), answers });
-        at(o, None, Lease { held_until: None })
+        at(o, None, Lease::default())
     });
-    let held = Lease { held_until: Some(NOW + Duration::from_secs(20)) };
+    let held = Lease { held_until: Some(NOW + Duration::from_secs(20)), kept: false };
     let lead = observed().boxed().prop_map(move |o| at(o, Some("pg1".into()), held));
-    let follow =
-        observed().boxed().prop_map(|o| at(o, Some("pg2".into()), Lease { held_until: None }));
+    let follow = observed().boxed().prop_map(|o| at(o, Some("pg2".into()), Lease::default()));
     prop_oneof![2 => observed().boxed(), 3 => race.boxed(), 3 => lead.boxed(), 2 => follow.boxed()]
 }
 
@@ -128,7 +127,7 @@ fn lease() -> impl Strategy<Value = Lease> {
         2 => Just(None),
         1 => Just(Some(NOW)),
     ]
-    .prop_map(|held_until| Lease { held_until })
+    .prop_map(|held_until| Lease { held_until, kept: false })
 }
 
 fn job() -> impl Strategy<Value = Option<Job>> {
@@ -355,12 +354,14 @@ fn record_view() -> impl Strategy<Value = RecordView> {
 }
 
 fn position() -> impl Strategy<Value = Position> {
-    (name(), any::<bool>(), of(lsn()), of(age())).prop_map(|(leader, released, lsn, wrote)| {
+    let marks = (any::<bool>(), weighted(0.3, Just(())));
+    (name(), marks, of(lsn()), of(age())).prop_map(|(leader, (released, left), lsn, wrote)| {
         Position {
             leader,
             beat: 1,
             ttl_ms: 30_000,
             released,
+            unattended: left.is_some(),
             epoch: None,
             writable: true,
             lsn,

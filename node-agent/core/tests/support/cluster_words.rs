@@ -1,6 +1,6 @@
 //! What a scenario says of the DCS, the federation and the other members.
 
-use super::healthy::{NOW, WALL_US, ago, dcs, member, record};
+use super::healthy::{NOW, NOW_TEXT, WALL_US, ago, dcs, member, record};
 use super::words::{Words, duration, history, items, lsn};
 use node_agent_core::observed::{Keyed, Observed, PeerAnswer, Poll, RecordView, Standing};
 use node_agent_core::time::Fact;
@@ -9,6 +9,7 @@ use node_agent_wire::federation::{
     Claim, Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
     Phase,
 };
+use node_agent_wire::member::Role;
 use node_agent_wire::position::Position;
 use node_agent_wire::status::{Failover, SyncState};
 use node_agent_wire::{Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
@@ -82,6 +83,9 @@ fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member)
         member.data.state = state;
     }
     member.data.timeline = words.value("timeline")?.map(TimelineId);
+    if words.flag("primary") {
+        member.data.role = Some(Role::Primary);
+    }
     if words.flag("addressless") {
         member.data.conn_url = String::new();
     }
@@ -104,6 +108,8 @@ fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member)
 fn failover(text: &str) -> Result<Keyed<Failover>, String> {
     let (leader, rest) = text.split_once("->").ok_or("failover needs \"leader -> member\"")?;
     let (member, at) = match rest.split_once(" at ") {
+        // The moment of the decision itself, as the healthy cluster's clock has it.
+        Some((member, at)) if at.trim() == "now" => (member, Some(NOW_TEXT.to_owned())),
         Some((member, at)) => (member, Some(at.trim().to_owned())),
         None => (rest, None),
     };
@@ -229,7 +235,7 @@ fn peer(dc: &str, text: &str) -> Result<Fact<FederationRecord>, String> {
     })
 }
 
-/// `pg2 ttl 30s seen 3s [released] [lsn=0/…] [wrote 5s]`.
+/// `pg2 ttl 30s seen 3s [released] [unattended] [lsn=0/…] [wrote 5s]`.
 fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
     let mut words = Words::of(text);
     let leader = MemberName::from(words.next()?);
@@ -241,6 +247,7 @@ fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
         beat: 5,
         ttl_ms: u64::try_from(ttl.as_millis()).map_err(|e| e.to_string())?,
         released: words.flag("released"),
+        unattended: words.flag("unattended"),
         epoch: None,
         writable: true,
         lsn: words.value("lsn")?,

@@ -18,6 +18,8 @@ use std::time::Duration;
 pub const NOW: Boot = Boot(1_000_000_000_000_000);
 /// The same by the wall clock.
 pub const WALL_US: i64 = 1_800_000_000_000_000;
+/// The same as people write it.
+pub const NOW_TEXT: &str = "2027-01-15T08:00:00+00:00";
 /// The database system of the cluster.
 pub const SYSTEM: &str = "7000000000000000001";
 /// Where WAL ends.
@@ -57,7 +59,7 @@ pub fn cluster() -> Observed {
         },
         cluster: Fact::Known { value: cluster, at: NOW },
         config,
-        lease: Lease { held_until: Some(NOW + Duration::from_secs(25)) },
+        lease: Lease { held_until: Some(NOW + Duration::from_secs(25)), kept: false },
         observer: Observer::default(),
         postgres: Postgres::Running(Box::new(primary())),
         own_history: Some(TimelineHistory { timeline: TimelineId(1), ancestors: Vec::new() }),
@@ -68,11 +70,13 @@ pub fn cluster() -> Observed {
         peers: BTreeMap::new(),
         job: None,
         start_failures: 0,
+        stopped_by_us: false,
         stand_back_until: None,
         sync_names_ours: false,
         sync_names_set_at: None,
         sync_lost: BTreeSet::new(),
         request: None,
+        scheduled_restart: None,
         slot_errors: BTreeMap::new(),
     }
 }
@@ -128,6 +132,7 @@ pub fn standby() -> Running {
         server_version: 150_000,
         started_at_us: 0,
         pending_restart: false,
+        outgrown: false,
     }
 }
 

@@ -1,12 +1,14 @@
 //! What a scenario says of this node and its PostgreSQL.
 
-use super::healthy::{NOW, ago, control, receiver, sender, slot, standby};
+use super::healthy::{NOW, WALL_US, ago, control, receiver, sender, slot, standby};
 use super::words::{Words, duration, history, items, lsn, upstream};
 use node_agent_core::divergence::SourceHistory;
-use node_agent_core::observed::{Job, JobKind, Lease, Observed, Request};
+use node_agent_core::observed::{Job, JobKind, Observed, Request};
 use node_agent_core::postgres::{
     ControlData, ControlState, Postgres, Running, SlotFact, Walsender,
 };
+use node_agent_core::schedule::{RestartConditions, ScheduledRestart};
+use node_agent_wire::member::Role;
 use node_agent_wire::{Lsn, SystemId, TimelineId};
 use std::time::Duration;
 
@@ -15,11 +17,13 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
     match key {
         "me" => me(observed, value)?,
         "lease" => {
-            observed.lease = match value {
-                "held" => Lease { held_until: Some(NOW + Duration::from_secs(25)) },
-                "none" => Lease { held_until: None },
-                "over" => Lease { held_until: Some(ago(Duration::from_secs(1))) },
-                time => Lease { held_until: Some(NOW + duration(time)?) },
+            let mut words = Words::of(value);
+            observed.lease.kept = words.flag("kept");
+            observed.lease.held_until = match words.rest().as_str() {
+                "held" => Some(NOW + Duration::from_secs(25)),
+                "none" => None,
+                "over" => Some(ago(Duration::from_secs(1))),
+                time => Some(NOW + duration(time)?),
             }
         }
         "postgres" => observed.postgres = postgres(value)?,
@@ -47,10 +51,38 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
         }
         "stand back" => observed.stand_back_until = Some(NOW + duration(value)?),
         "request" if value == "restart" => observed.request = Some(Request::Restart),
+        "scheduled restart" => observed.scheduled_restart = Some(scheduled_restart(value)?),
+        "stopped by us" => observed.stopped_by_us = true,
         "agent started" => observed.started_at = ago(duration(value)?),
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// `in 5s` or `ago 5s`, then `[stale] [role=replica] [below=160000] [pending]`.
+fn scheduled_restart(text: &str) -> Result<ScheduledRestart, String> {
+    let mut words = Words::of(text);
+    let ahead = words.next()? == "in";
+    let distance =
+        i64::try_from(duration(words.next()?)?.as_micros()).map_err(|e| e.to_string())?;
+    let role = match words.value::<String>("role")?.as_deref() {
+        None => None,
+        Some("primary") => Some(Role::Primary),
+        Some("replica") => Some(Role::Replica),
+        Some(other) => return Err(format!("unknown role {other}")),
+    };
+    let planned = ScheduledRestart {
+        at_us: if ahead { WALL_US + distance } else { WALL_US - distance },
+        server_started_us: i64::from(words.flag("stale")),
+        conditions: RestartConditions {
+            role,
+            older_than: words.value("below")?,
+            pending: words.flag("pending"),
+        },
+        timeout: None,
+    };
+    words.end()?;
+    Ok(planned)
 }
 
 fn list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
@@ -112,6 +144,8 @@ fn running_of(mut words: Words<'_>) -> Result<Running, String> {
     running.replay_lsn = Some(words.value("replayed")?.unwrap_or(running.lsn));
     running.receive_lsn = Some(running.lsn);
     running.replay_paused = words.flag("paused");
+    running.outgrown = words.flag("outgrown");
+    running.pending_restart = words.flag("pending_restart");
     if let Some(id) = words.value::<String>("sysid")? {
         running.system_id = SystemId::new(id);
     }

@@ -70,6 +70,8 @@ fn tend(tend: &Tend) -> String {
         Tend::SetSyncNames(names) => format!("sync names '{names}'"),
         Tend::ClearFailover { over, why } => format!("clear failover at {over}: {why}"),
         Tend::PublishLeader => "publish leader".into(),
+        Tend::DropScheduledRestart(why) => format!("drop the planned restart: {why}"),
+        Tend::EndUnattended => "no longer unattended".into(),
         Tend::ApplySettings => "apply settings".into(),
     }
 }

@@ -325,6 +325,7 @@ mod tests {
             wal_rate_max: 0,
             primary_seen: None,
             link: None,
+            failsafe: None,
         };
         beats.saw(&position(3), Boot(10));
         beats.saw(&position(3), Boot(20));

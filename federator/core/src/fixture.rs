@@ -116,6 +116,7 @@ fn datacenter(dc: &str, primary: bool, config: &Value) -> DcView {
             wal_rate_max: 2000,
         }),
         link: None,
+        failsafe: None,
     };
     DcView {
         record: Some(Versioned { revision: Revision(10), value: record(dc, 1, "dc1") }),

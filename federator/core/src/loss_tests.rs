@@ -23,6 +23,7 @@ fn position(lsn: u64, commit_at: Option<i64>, seen: Option<PrimarySeen>, rate: u
         wal_rate_max: rate,
         primary_seen: seen,
         link: None,
+        failsafe: None,
     }
 }
 

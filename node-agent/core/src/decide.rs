@@ -2,9 +2,11 @@
 
 use crate::decision::{Act, Decision, StopMode};
 use crate::election;
+use crate::failsafe::gate;
 use crate::follower::{follow, upstream_of_leader};
 use crate::leader::lead;
 use crate::observed::{Cluster, Observed, Request};
+use crate::outage;
 use crate::pause;
 use crate::postgres::{Postgres, Upstream};
 use crate::read_only::stop_writing;
@@ -17,7 +19,11 @@ use std::time::Duration;
 /// never further away than `loop_wait`.
 #[must_use]
 pub fn decide(observed: &Observed) -> Decision {
-    let mut decision = by_role(observed);
+    let decision = by_role(observed);
+    let mut decision = match observed.cluster.known() {
+        Some(cluster) => gate(observed, cluster, decision),
+        None => decision,
+    };
     schedule::restart(observed, &mut decision);
     pause::tidy(observed, &mut decision);
     decision.wake.after = decision.wake.after.min(observed.config.timing.loop_wait);
@@ -26,7 +32,7 @@ pub fn decide(observed: &Observed) -> Decision {
 
 fn by_role(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
-    let Some(cluster) = observed.cluster.known() else { return without_dcs(observed) };
+    let Some(cluster) = observed.cluster.known() else { return outage::decide(observed) };
     if let Some(job) = observed.job {
         let why = format!("{:?} is under way", job.kind);
         return Decision::wait(Rule::JobRunning, why, loop_wait, "the end of the work");
@@ -54,35 +60,6 @@ fn by_role(observed: &Observed) -> Decision {
         None if observed.holds_lease() => lead(observed, cluster),
         None => leaderless(observed, cluster),
     }
-}
-
-fn without_dcs(observed: &Observed) -> Decision {
-    let loop_wait = observed.config.timing.loop_wait;
-    if observed.postgres.may_write() && !observed.holds_lease() && observed.job.is_none() {
-        if observed.lease.kept {
-            return Decision::wait(
-                Rule::PausedWithoutDcs,
-                "maintenance mode and the DCS can't be read; nobody takes over, PostgreSQL goes on",
-                loop_wait,
-                "the DCS",
-            );
-        }
-        return Decision::wait(
-            Rule::DcsLostDemote,
-            "the DCS can't be read and the lease has run out",
-            Duration::ZERO,
-            "PostgreSQL to stop",
-        )
-        .act(Act::Demote { mode: StopMode::Immediate, checkpoint: false, release: false });
-    }
-    let (why, after) = match observed.lease.held_until {
-        Some(until) if observed.holds_lease() => {
-            let left = observed.now.until(until);
-            (format!("the DCS can't be read; the lease lasts {} ms more", left.as_millis()), left)
-        }
-        Some(_) | None => ("the DCS can't be read; nothing is changed".to_owned(), loop_wait),
-    };
-    Decision::wait(Rule::DcsLostKeep, why, after.min(loop_wait), "the DCS")
 }
 
 fn foreign(observed: &Observed, why: &str) -> Decision {

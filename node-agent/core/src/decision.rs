@@ -8,7 +8,8 @@ use crate::rule::Rule;
 use crate::slots::SlotChange;
 use node_agent_wire::federation::{FederationRecord, FenceAck};
 use node_agent_wire::status::SyncState;
-use node_agent_wire::{Lsn, Revision, TimelineId};
+use node_agent_wire::{Lsn, MemberName, Revision, TimelineId};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The pause while something short is under way.
@@ -121,6 +122,13 @@ pub enum Tend {
     Follow(Upstream),
     /// Ask the members where they stand.
     AskPeers,
+    /// Ask these members for their votes against the beat of this revision.
+    AskVotes {
+        /// The beat.
+        beat: Revision,
+        /// The members.
+        of: BTreeSet<MemberName>,
+    },
     /// Ask the source for its history.
     AskHistory(Upstream),
     /// Change a slot.

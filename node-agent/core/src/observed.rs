@@ -1,6 +1,7 @@
 //! Everything that one decision is made from.
 
 use crate::divergence::SourceHistory;
+use crate::failsafe::Failsafe;
 use crate::postgres::{Postgres, Upstream};
 use crate::schedule::ScheduledRestart;
 use crate::time::{Boot, Fact};
@@ -85,6 +86,10 @@ pub struct Cluster {
     pub record: RecordView,
     /// `position`.
     pub position: Option<Position>,
+    /// The `mod_revision` of `position`; 0 when the key is absent.
+    pub position_revision: Revision,
+    /// `failsafe`: members and the addresses of their REST APIs.
+    pub failsafe: BTreeMap<MemberName, String>,
 }
 
 impl Cluster {
@@ -238,6 +243,10 @@ pub struct Observed {
     pub lease: Lease,
     /// The beats of another leader.
     pub observer: Observer,
+    /// Promises and answers of failsafe mode.
+    pub failsafe: Failsafe,
+    /// The federation record as it was last read, kept while the DCS is out of reach.
+    pub last_record: Option<FederationRecord>,
     /// PostgreSQL on this node.
     pub postgres: Postgres,
     /// The history of the local data directory's timeline.

@@ -138,7 +138,10 @@ impl RightToWrite {
     }
 }
 
-fn check_peers(observed: &Observed, record: &FederationRecord) -> Result<(), WriteBlocked> {
+pub(crate) fn check_peers(
+    observed: &Observed,
+    record: &FederationRecord,
+) -> Result<(), WriteBlocked> {
     for (dc, fact) in &observed.peers {
         let Some(peer) = fact.known() else { continue };
         if peer.federation != record.federation {

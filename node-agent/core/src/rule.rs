@@ -31,8 +31,27 @@ rules! {
         "The DCS can't be read; the lease is still held, or PostgreSQL does not write.",
         "Roles stay as they are until the lease's own deadline.";
     DcsLostDemote = 11, "dcs-lost-demote",
-        "The DCS can't be read, the lease has run out and PostgreSQL accepts writes.",
-        "PostgreSQL is stopped at once.";
+        "The DCS can't be read, the lease has run out or is nearly over, and PostgreSQL accepts \
+         writes.",
+        "PostgreSQL is stopped: cleanly while there is time, at once when there is none.";
+    FailsafeKeep = 12, "failsafe-keep",
+        "The DCS can't be read, this node leads, and the members have agreed that it goes on.",
+        "The primary goes on; the members are asked again before their promise is over.";
+    FailsafePromise = 13, "failsafe-promise",
+        "There is no leader key, and this node has agreed, or may have agreed before its agent was \
+         started, that the last leader goes on without the DCS.",
+        "Wait until the promise is over.";
+    FailsafeOutsider = 14, "failsafe-outsider",
+        "The last leader may go on without the DCS on the word of members that this node is not \
+         one of.",
+        "This node does not take its place.";
+    FailsafeVotes = 15, "failsafe-votes",
+        "The last leader may go on with a majority of the members.",
+        "A majority is asked to vote for its successor first.";
+    FailsafeOver = 16, "failsafe-over",
+        "The DCS can't be read for longer than the federation's `cold_start_after`, and no other \
+         datacenter confirms the epoch.",
+        "PostgreSQL is stopped cleanly.";
     JobRunning = 20, "job-running",
         "A long piece of work is under way.",
         "Wait for it.";

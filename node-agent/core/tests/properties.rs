@@ -171,8 +171,12 @@ fn check_stopping(o: &Observed, decision: &Decision) {
         return;
     }
     let Some(cluster) = dcs(o) else {
-        let held = matches!(o.lease.held_until, Some(until) if until > o.now);
-        assert_eq!(demotes(decision), !held);
+        let left = o.lease.held_until.map_or(Duration::ZERO, |until| o.now.until(until));
+        if left.is_zero() {
+            assert!(demotes(decision), "writes without the lease");
+        } else if left > Duration::from_secs(6) && o.last_record.is_none() {
+            assert!(!demotes(decision), "a rightful primary is stopped");
+        }
         return;
     };
     let allowed = datacenter_may_write(o, cluster);
@@ -217,6 +221,7 @@ fn check_acquire(o: &Observed, decision: &Decision) {
     let Some(Act::Acquire(_)) = &decision.act else { return };
     let cluster = dcs(o).expect("the DCS is known");
     assert!(!foreign(o, cluster) && o.job.is_none());
+    check_failsafe(o, cluster);
     if let Some(leader) = &cluster.leader {
         assert_eq!(*leader, o.me.name, "another leader's key");
         return;
@@ -242,6 +247,25 @@ fn check_acquire(o: &Observed, decision: &Decision) {
         return;
     };
     check_race(o, cluster, running);
+}
+
+/// Nobody takes the place of a leader that may go on without the DCS.
+fn check_failsafe(o: &Observed, cluster: &Cluster) {
+    let promised = o.failsafe.promise.as_ref().is_some_and(|p| p.until > o.now);
+    assert!(!promised, "a promise is broken");
+    let Some(beat) = cluster.position.as_ref().filter(|b| !b.released && b.leader != o.me.name)
+    else {
+        return;
+    };
+    let Some(terms) = &beat.failsafe else { return };
+    assert!(terms.members.contains(&o.me.name), "the leader would not ask this node");
+    if terms.majority {
+        let votes = o.failsafe.votes.as_ref();
+        let votes = votes.filter(|votes| votes.beat == cluster.position_revision);
+        let given = votes.map_or(0, |v| v.granted.intersection(&terms.members).count());
+        let own = votes.is_some_and(|v| v.granted.contains(&o.me.name));
+        assert!((given + 1 - usize::from(own)) * 2 > terms.members.len(), "no majority");
+    }
 }
 
 /// The others have been asked: none of those that count knows better, and there are the votes.

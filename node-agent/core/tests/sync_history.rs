@@ -210,6 +210,7 @@ impl World {
             | Tend::PublishLeader
             | Tend::DropScheduledRestart(_)
             | Tend::EndUnattended
+            | Tend::AskVotes { .. }
             | Tend::ApplySettings => None,
         });
         tend.or_else(|| matches!(decision.act, Some(Act::Promote(_))).then_some(Plan::Promote))

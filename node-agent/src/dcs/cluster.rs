@@ -42,6 +42,10 @@ pub fn read(path: &ClusterPath, raw: &RawCluster, last_config: &Dynamic) -> Clus
             .and_then(|rows| history::from_rows(&rows)),
         record: record(path, raw),
         position: bytes(Leaf::Position).and_then(|b| serde_json::from_slice(b).ok()),
+        position_revision: revision(Leaf::Position),
+        failsafe: bytes(Leaf::Failsafe)
+            .and_then(|b| serde_json::from_slice(b).ok())
+            .unwrap_or_default(),
     }
 }
 

@@ -76,6 +76,8 @@ fn cluster_of_two() -> Cluster {
         history: None,
         record: RecordView::Absent,
         position: None,
+        position_revision: Revision(0),
+        failsafe: BTreeMap::new(),
     }
 }
 

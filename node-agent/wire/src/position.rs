@@ -8,6 +8,7 @@
 use crate::ids::{DcName, Epoch, MemberName};
 use crate::lsn::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// The value of the `position` key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,28 @@ pub struct Position {
     /// `streaming` while the standby leader's WAL receiver is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
+    /// On whose word this leader may go on when it has lost the DCS; nobody's when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failsafe: Option<FailsafeTerms>,
+}
+
+/// On whose word a leader may go on without the DCS. Carried by the beat, so that whoever wants to
+/// take its place knows what it may have been allowed meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailsafeTerms {
+    /// Every member that is asked, the leader included. Nobody else may take its place.
+    pub members: BTreeSet<MemberName>,
+    /// A majority of them is enough; then whoever takes its place needs a majority's votes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub majority: bool,
+}
+
+impl FailsafeTerms {
+    /// How many of the members, the one that asks included, must agree.
+    #[must_use]
+    pub fn needed(&self) -> usize {
+        if self.majority { self.members.len() / 2 + 1 } else { self.members.len() }
+    }
 }
 
 /// What a standby datacenter last saw of the primary one.

@@ -3,18 +3,20 @@
 
 use super::healthy::{NOW, SYSTEM, WALL_US, ago, cluster, control, member, record, standby};
 use node_agent_core::divergence::SourceHistory;
+use node_agent_core::failsafe::{Failsafe, Votes};
 use node_agent_core::observed::{
     Cluster, Job, JobKind, Keyed, Lease, Me, Observed, Observer, PeerAnswer, Poll, RecordView,
     Request, Standing,
 };
 use node_agent_core::postgres::{ControlState, Postgres, Running, SlotFact, Upstream, Walsender};
+use node_agent_core::promise::Promise;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
     Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind, Phase,
 };
 use node_agent_wire::history::{Ancestor, TimelineHistory};
-use node_agent_wire::position::Position;
+use node_agent_wire::position::{FailsafeTerms, Position};
 use node_agent_wire::status::{Failover, Status, SyncState};
 use node_agent_wire::{DcName, Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
 use proptest::collection::{btree_map, btree_set, vec};
@@ -27,11 +29,13 @@ use std::time::Duration;
 /// Facts that the agent might see, or should never see: both have a decision.
 pub fn observed() -> impl Strategy<Value = Observed> {
     let node = (me(), postgres(), lease(), job(), history(), of(upstream()), of(source()));
-    let around = (of(poll()), peers(), observer(), seen(), 0_u32..2, weighted(0.1, age()));
+    let around =
+        (of(poll()), peers(), (observer(), failsafe()), seen(), 0_u32..2, weighted(0.1, age()));
     (node, around, any_cluster(), weighted(0.1, Just(Request::Restart)), weighted(0.5, lsn()))
         .prop_map(|(node, around, (known, view), request, names_set_at)| {
             let (me, postgres, lease, job, own_history, following, source) = node;
-            let (poll, peers, observer, members_seen, start_failures, stand_back) = around;
+            let (poll, peers, seen, members_seen, start_failures, stand_back) = around;
+            let (observer, failsafe) = seen;
             Observed {
                 me,
                 postgres,
@@ -43,6 +47,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 poll,
                 peers,
                 observer,
+                failsafe,
                 members_seen,
                 start_failures,
                 stand_back_until: stand_back.map(|d| NOW + d),
@@ -288,6 +293,8 @@ fn any_cluster() -> impl Strategy<Value = (bool, Cluster)> {
             history,
             record,
             position,
+            position_revision: Revision(40),
+            failsafe: BTreeMap::new(),
         };
         (known, cluster)
     })
@@ -355,25 +362,42 @@ fn record_view() -> impl Strategy<Value = RecordView> {
 
 fn position() -> impl Strategy<Value = Position> {
     let marks = (any::<bool>(), weighted(0.3, Just(())));
-    (name(), marks, of(lsn()), of(age())).prop_map(|(leader, (released, left), lsn, wrote)| {
-        Position {
-            leader,
-            beat: 1,
-            ttl_ms: 30_000,
-            released,
-            unattended: left.is_some(),
-            epoch: None,
-            writable: true,
-            lsn,
-            replay_lsn: None,
-            timeline: None,
-            commit_at_us: None,
-            wrote_at_us: wrote.map(|age| WALL_US - i64::try_from(age.as_micros()).expect("small")),
-            at_us: WALL_US,
-            wal_rate_max: 0,
-            primary_seen: None,
-            link: None,
-        }
+    let parts = (name(), marks, of(lsn()), of(age()), weighted(0.5, terms()));
+    parts.prop_map(|(leader, (released, left), lsn, wrote, failsafe)| Position {
+        leader,
+        beat: 1,
+        ttl_ms: 30_000,
+        released,
+        unattended: left.is_some(),
+        epoch: None,
+        writable: true,
+        lsn,
+        replay_lsn: None,
+        timeline: None,
+        commit_at_us: None,
+        wrote_at_us: wrote.map(|age| WALL_US - i64::try_from(age.as_micros()).expect("small")),
+        at_us: WALL_US,
+        wal_rate_max: 0,
+        primary_seen: None,
+        link: None,
+        failsafe,
+    })
+}
+
+fn terms() -> impl Strategy<Value = FailsafeTerms> {
+    (btree_set(name(), 1..4), any::<bool>())
+        .prop_map(|(members, majority)| FailsafeTerms { members, majority })
+}
+
+/// A promise to another leader, and votes of the others.
+fn failsafe() -> impl Strategy<Value = Failsafe> {
+    let promise = (name(), age()).prop_map(|(leader, left)| Promise { leader, until: NOW + left });
+    let votes = (btree_set(name(), 0..3), select(vec![39, 40, 40, 40]))
+        .prop_map(|(granted, beat)| Votes { asked_at: NOW, beat: Revision(beat), granted });
+    (weighted(0.2, promise), weighted(0.6, votes)).prop_map(|(promise, votes)| Failsafe {
+        round: None,
+        promise,
+        votes,
     })
 }
 

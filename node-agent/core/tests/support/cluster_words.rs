@@ -10,7 +10,7 @@ use node_agent_wire::federation::{
     Phase,
 };
 use node_agent_wire::member::Role;
-use node_agent_wire::position::Position;
+use node_agent_wire::position::{FailsafeTerms, Position};
 use node_agent_wire::status::{Failover, SyncState};
 use node_agent_wire::{Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
 use serde_json::Value;
@@ -54,6 +54,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
         "position" => position(observed, value)?,
         "last leader" => observed.observer.last_leader = name(value),
         "poll" => observed.poll = Some(poll(value)?),
+        "last record" => observed.last_record = Some(record_of("dc1", value)?),
         _ => return Ok(false),
     }
     Ok(true)
@@ -235,7 +236,7 @@ fn peer(dc: &str, text: &str) -> Result<Fact<FederationRecord>, String> {
     })
 }
 
-/// `pg2 ttl 30s seen 3s [released] [unattended] [lsn=0/…] [wrote 5s]`.
+/// `pg2 ttl 30s seen 3s [released] [unattended] [lsn=0/…] [wrote 5s] [failsafe=pg1,pg2] [majority]`.
 fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
     let mut words = Words::of(text);
     let leader = MemberName::from(words.next()?);
@@ -259,9 +260,14 @@ fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
         wal_rate_max: 0,
         primary_seen: None,
         link: None,
+        failsafe: words.value::<String>("failsafe")?.map(|names| FailsafeTerms {
+            members: items(&names).map(MemberName::from).collect(),
+            majority: words.flag("majority"),
+        }),
     };
     words.end()?;
     dcs(observed).position = Some(position);
+    dcs(observed).position_revision = Revision(40);
     Ok(())
 }
 

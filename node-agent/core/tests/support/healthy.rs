@@ -1,5 +1,6 @@
 //! The defaults: pg1 to pg3 run, pg1 leads as primary on timeline 1, and we are pg1.
 
+use node_agent_core::failsafe::Failsafe;
 use node_agent_core::observed::{Cluster, Keyed, Lease, Me, Observed, Observer, RecordView};
 use node_agent_core::postgres::{
     ControlData, ControlState, Postgres, Running, SlotFact, Upstream, Walreceiver, Walsender,
@@ -46,6 +47,8 @@ pub fn cluster() -> Observed {
         history: Some(TimelineHistory { timeline: TimelineId(1), ancestors: Vec::new() }),
         record: RecordView::Absent,
         position: None,
+        position_revision: Revision(0),
+        failsafe: BTreeMap::new(),
     };
     Observed {
         now: NOW,
@@ -61,6 +64,8 @@ pub fn cluster() -> Observed {
         config,
         lease: Lease { held_until: Some(NOW + Duration::from_secs(25)), kept: false },
         observer: Observer::default(),
+        failsafe: Failsafe::default(),
+        last_record: None,
         postgres: Postgres::Running(Box::new(primary())),
         own_history: Some(TimelineHistory { timeline: TimelineId(1), ancestors: Vec::new() }),
         following: None,

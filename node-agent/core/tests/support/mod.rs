@@ -5,6 +5,7 @@
 
 pub mod any;
 pub mod cluster_words;
+pub mod failsafe_words;
 pub mod healthy;
 pub mod node_words;
 pub mod render;
@@ -17,7 +18,10 @@ use node_agent_core::observed::Observed;
 /// # Errors
 /// The key is unknown, or its value is not understood.
 pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<(), String> {
-    if cluster_words::apply(observed, key, value)? || node_words::apply(observed, key, value)? {
+    if cluster_words::apply(observed, key, value)?
+        || node_words::apply(observed, key, value)?
+        || failsafe_words::apply(observed, key, value)?
+    {
         return Ok(());
     }
     Err(format!("unknown key \"{key}\""))

@@ -61,6 +61,10 @@ fn tend(tend: &Tend) -> String {
         Tend::StartStandby(source) => format!("start standby of {}", name_of(source)),
         Tend::Follow(source) => format!("follow {}", name_of(source)),
         Tend::AskPeers => "ask peers".into(),
+        Tend::AskVotes { beat, of } => {
+            let names: Vec<&str> = of.iter().map(|n| n.as_str()).collect();
+            format!("ask votes against beat {beat} of {}", names.join(" "))
+        }
         Tend::AskHistory(source) => format!("ask history of {}", name_of(source)),
         Tend::Slot(SlotChange::Create(name)) => format!("create slot {name}"),
         Tend::Slot(SlotChange::Drop(name)) => format!("drop slot {name}"),

@@ -5,10 +5,12 @@
 pub mod apply;
 pub mod clock;
 pub mod dcs;
+pub mod failsafe;
 pub mod grpc;
 pub mod jobs;
 pub mod keeper;
 pub mod link;
+pub mod message;
 pub mod observe;
 pub mod peers;
 pub mod plans;

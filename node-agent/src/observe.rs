@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::dcs::{RawCluster, cluster};
+use crate::failsafe::Desk;
 use crate::keeper::Keeper;
 use crate::link::Links;
 use crate::plans::Planned;
@@ -13,6 +14,7 @@ use node_agent_core::observed::{
 use node_agent_core::postgres::Postgres;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::keys::ClusterPath;
 use node_agent_wire::member::Member;
@@ -56,6 +58,8 @@ pub struct Memory {
     pub raw: Arc<RawCluster>,
     /// The last leader whose key was seen.
     pub last_leader: Option<MemberName>,
+    /// The federation record as it was last read.
+    pub last_record: Option<FederationRecord>,
     /// The last round of asking.
     pub poll: Option<Poll>,
     /// When the DCS was last not readable from.
@@ -151,6 +155,8 @@ pub struct Sources<'a> {
     pub links: &'a mut Links,
     /// The keys' names.
     pub path: &'a ClusterPath,
+    /// The promises of failsafe mode.
+    pub failsafe: &'a Desk,
     /// Histories that were asked for.
     pub source: Option<SourceHistory>,
     /// The job under way.
@@ -165,7 +171,11 @@ pub async fn observe(
 ) -> Observed {
     let cluster = take_read(memory, &sources, read);
     let record = cluster.known().and_then(|c| c.record.get());
-    sources.links.align(record, memory.config.timing.loop_wait);
+    if cluster.known().is_some() {
+        // Without the own DCS the other datacenters are watched as before (I7).
+        sources.links.align(record, memory.config.timing.loop_wait);
+        memory.last_record = record.cloned();
+    }
     let query_deadline = memory.config.timing.retry_timeout.min(Duration::from_secs(2));
     let postgres = sources.server.observe(clock::boot(), query_deadline).await;
     let own_history = own_history(memory, sources.server, &postgres).await;
@@ -187,6 +197,8 @@ pub async fn observe(
             beat_seen_at: sources.beats.seen_at(),
             last_leader: memory.last_leader.clone(),
         },
+        failsafe: sources.failsafe.facts(sources.keeper.round()),
+        last_record: memory.last_record.clone(),
         following: sources.server.following(),
         postgres,
         own_history,

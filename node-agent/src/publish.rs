@@ -3,18 +3,23 @@
 
 use crate::clock;
 use crate::dcs::{Compare, Dcs, DcsError, RawCluster, Write};
+use crate::failsafe::Question;
 use crate::keeper::BeatFacts;
 use node_agent_core::decision::Decision;
+use node_agent_core::failsafe::plan;
 use node_agent_core::observed::{Cluster, JobKind, Observed};
 use node_agent_core::pause;
 use node_agent_core::postgres::{Postgres, Running};
 use node_agent_wire::config::LocalConfig;
+use node_agent_wire::dynamic::FailsafeMode;
+use node_agent_wire::failsafe::FailsafePing;
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::{MemberData, Role, state};
 use node_agent_wire::position::PrimarySeen;
 use node_agent_wire::status::Status;
 use node_agent_wire::{MemberName, SlotName};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The version that members publish: of this agent.
@@ -163,6 +168,12 @@ pub fn leader_writes(
     if !cluster.config_present {
         writes.push(put(Leaf::Config, Value::Object(bootstrap_config.clone()).to_string()));
     }
+    if cluster.config.failsafe != FailsafeMode::Off {
+        let failsafe = failsafe_members(observed, cluster);
+        if failsafe != cluster.failsafe {
+            writes.push(put(Leaf::Failsafe, serde_json::json!(failsafe).to_string()));
+        }
+    }
     let status = status(observed, cluster, running);
     if status != cluster.status {
         writes.push(put(Leaf::Status, status.to_json()));
@@ -194,6 +205,47 @@ fn status(observed: &Observed, cluster: &Cluster, running: &Running) -> Status {
     Status { optime: Some(running.lsn), slots, other: cluster.status.other.clone() }
 }
 
+/// `failsafe`: every member with the address of its REST API (contract A.4).
+fn failsafe_members(observed: &Observed, cluster: &Cluster) -> BTreeMap<MemberName, String> {
+    let known = |url: &String| !url.is_empty();
+    let me = cluster.failsafe.get(&observed.me.name).cloned();
+    let mut members: BTreeMap<MemberName, String> =
+        me.into_iter().map(|url| (observed.me.name.clone(), url)).collect();
+    let urls = cluster.members.values().map(|m| (m.name.clone(), m.data.api_url.clone()));
+    members.extend(urls.filter(|(_, url)| known(url)));
+    members
+}
+
+/// Whom this node asks as a leader without the DCS; `None`: it stops then.
+#[must_use]
+pub fn failsafe_question(
+    config: &LocalConfig,
+    observed: &Observed,
+    cluster: &Cluster,
+) -> Option<Question> {
+    let plan = plan(observed, cluster)?;
+    let postgres = &config.postgresql;
+    let connect = postgres.connect_address.as_ref().unwrap_or(&postgres.listen);
+    let rest = config.restapi.connect_address.as_ref().unwrap_or(&config.restapi.listen);
+    let slots = match &observed.postgres {
+        Postgres::Running(running) => Some(status(observed, cluster, running).slots),
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => None,
+    };
+    let slots = slots.map(|s| s.into_iter().map(|(n, lsn)| (n.to_string(), lsn.0)).collect());
+    let ping = FailsafePing {
+        name: observed.me.name.clone(),
+        conn_url: format!("postgres://{connect}/{}", postgres.database),
+        api_url: format!("http://{rest}/patroni"),
+        slots,
+        ..FailsafePing::default()
+    };
+    Some(Question { plan, urls: failsafe_members(observed, cluster), ping })
+}
+
 /// The condition of every leader write.
 #[must_use]
 pub fn as_leader(path: &ClusterPath, name: &MemberName) -> Compare {
@@ -218,7 +270,7 @@ pub fn beat_facts(
 ) -> BeatFacts {
     let before = observed.cluster.known().and_then(|c| c.position.as_ref());
     let mut facts = BeatFacts {
-        epoch: crate::observe::record_of(observed).map(|r| r.epoch),
+        epoch: observed.last_record.as_ref().map(|r| r.epoch),
         at_us: observed.wall_us,
         wal_rate_max,
         unattended: pause::may_be_unattended(observed) && keeps_going(observed),

@@ -5,9 +5,11 @@ use crate::clock;
 use crate::dcs::etcd::{Etcd, Login};
 use crate::dcs::mirror::{Mirror, Mirrored};
 use crate::dcs::{Dcs, DcsError, RawCluster};
+use crate::failsafe::{Desk, Question};
 use crate::jobs::{Jobs, Outcome, Tools};
 use crate::keeper::{Keeper, KeeperSetup};
 use crate::link::Links;
+use crate::message::Messenger;
 use crate::observe::{Beats, Memory, Sources, WalRate, observe};
 use crate::peers::Peers;
 use crate::plans;
@@ -43,6 +45,7 @@ pub struct Agent {
     asks: mpsc::Receiver<Ask>,
     view: watch::Sender<Arc<View>>,
     last_line: String,
+    question: Option<Question>,
     passes: u64,
 }
 
@@ -83,13 +86,16 @@ impl Agent {
             lost: wake.clone(),
             mark_file: server.mark_file().to_owned(),
             kept: server.left_without_deadline(),
+            credentials: config.restapi.authentication.clone(),
         };
         let keeper = Keeper::start(setup, dynamic.timing.ttl).map_err(StartError::Keeper)?;
         let tools = Tools {
             server: server.clone(),
             keeper: Arc::new(keeper),
             checkpointed: Arc::new(AtomicBool::new(true)),
+            failsafe: Arc::new(Desk::new(clock::boot())),
         };
+        let failsafe = tools.failsafe.clone();
         let memory = remember(&config, dynamic);
         let mut hands = Hands {
             config: config.clone(),
@@ -99,6 +105,7 @@ impl Agent {
             jobs: Jobs::new(wake.clone()),
             desk: HistoryDesk::default(),
             peers: Peers::default(),
+            messenger: Messenger::new(config.restapi.authentication.as_ref()),
             wake: wake.clone(),
             applied: None,
             restart_reply: None,
@@ -109,7 +116,7 @@ impl Agent {
         let first = first_view(&mut hands, &mut memory, &beats, &mut links).await;
         let (view, watched) = watch::channel(Arc::new(first));
         let (ask, asks) = mpsc::channel(16);
-        let handle = Handle { config, view: watched, asks: ask, dcs, server };
+        let handle = Handle { config, view: watched, asks: ask, dcs, server, failsafe };
         let agent = Self {
             hands,
             memory,
@@ -119,6 +126,7 @@ impl Agent {
             asks,
             view,
             last_line: String::new(),
+            question: None,
             passes: 0,
         };
         Ok((agent, handle))
@@ -224,6 +232,7 @@ impl Agent {
             beats: &self.beats,
             links: &mut self.links,
             path: &self.hands.path,
+            failsafe: &self.hands.tools.failsafe,
             source: self.hands.desk.latest(),
             job: self.hands.jobs.current(),
         };
@@ -247,15 +256,21 @@ impl Agent {
         }
     }
 
-    fn tell_keeper(&self, observed: &Observed) {
+    fn tell_keeper(&mut self, observed: &Observed) {
         let record = crate::observe::record_of(observed);
         let seen =
             record.filter(|r| !r.names_us()).and_then(|r| self.links.primary_seen(&r.primary));
-        let facts = publish::beat_facts(observed, self.memory.wal.max(), seen);
+        let mut facts = publish::beat_facts(observed, self.memory.wal.max(), seen);
         // A primary that this agent found running is under the guard's deadline from now on.
         if facts.writable {
             self.hands.tools.keeper.arm(true);
         }
+        if let Some(cluster) = observed.cluster.known() {
+            self.question = publish::failsafe_question(&self.hands.config, observed, cluster);
+        }
+        facts.failsafe = self.question.clone();
+        let leads = self.hands.tools.keeper.held_until().is_some();
+        self.hands.tools.failsafe.tell(observed, leads);
         self.hands.tools.keeper.tell(facts);
     }
 
@@ -358,6 +373,7 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         raw: Arc::default(),
         last_leader: None,
         poll: None,
+        last_record: None,
         unknown_since: Boot(u64::MAX),
         tried: false,
         members: BTreeMap::new(),
@@ -392,6 +408,7 @@ async fn first_view(
         beats,
         links,
         path: &hands.path,
+        failsafe: &hands.tools.failsafe,
         source: None,
         job: None,
     };

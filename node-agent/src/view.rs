@@ -2,6 +2,7 @@
 //! They answer from it and decide nothing.
 
 use crate::dcs::{Dcs, RawCluster};
+use crate::failsafe::Desk;
 use crate::plans::Planned;
 use crate::postgres::Server;
 use node_agent_core::observed::{Cluster, Observed};
@@ -117,6 +118,8 @@ pub struct Handle {
     pub dcs: Arc<dyn Dcs>,
     /// PostgreSQL on this node, for CHECKPOINT.
     pub server: Arc<Server>,
+    /// The promises of failsafe mode.
+    pub failsafe: Arc<Desk>,
 }
 
 impl Handle {

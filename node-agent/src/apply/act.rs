@@ -62,7 +62,14 @@ impl Hands {
 
     async fn acquire(&self, memory: &Memory, why: &str) {
         let position = memory.raw.revision_of(&self.path.key(Leaf::Position));
-        match self.tools.keeper.acquire(position).await {
+        if let Err(promise) = self.tools.failsafe.begin_race(&memory.me.name, position) {
+            // Given since the decision was made.
+            tracing::info!(leader = %promise.leader, "the leader key is not taken: it leads on");
+            return;
+        }
+        let outcome = self.tools.keeper.acquire(position).await;
+        self.tools.failsafe.end_race(self.tools.keeper.held_until().is_some());
+        match outcome {
             Ok(true) => tracing::info!(why, "took the leader key"),
             Ok(false) => tracing::info!("another member took the leader key first"),
             Err(error) => tracing::warn!(%error, "taking the leader key"),

@@ -9,6 +9,7 @@ pub use history::HistoryDesk;
 use crate::dcs::DcsError;
 use crate::dcs::mirror::Mirrored;
 use crate::jobs::{Jobs, Tools};
+use crate::message::Messenger;
 use crate::observe::Memory;
 use crate::peers::Peers;
 use crate::postgres::{Effective, Error};
@@ -37,6 +38,8 @@ pub struct Hands {
     pub desk: HistoryDesk,
     /// Questions to members.
     pub peers: Peers,
+    /// Questions to members in failsafe mode.
+    pub messenger: Messenger,
     /// Wakes the loop.
     pub wake: Arc<Notify>,
     /// The settings that PostgreSQL was last given.

@@ -12,8 +12,10 @@ use node_agent_core::observed::{Cluster, JobKind, Observed};
 use node_agent_core::postgres::Postgres;
 use node_agent_core::slots::SlotChange;
 use node_agent_wire::dynamic::SynchronousMode;
+use node_agent_wire::failsafe::VoteRequest;
 use node_agent_wire::keys::Leaf;
-use node_agent_wire::{Revision, SlotName};
+use node_agent_wire::{MemberName, Revision, SlotName};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Commits wait for new names once the checkpointer has read them. It does so within milliseconds
@@ -44,6 +46,9 @@ impl Hands {
                 told(server.follow(&upstream, &settings).await, "following another source");
             }
             Tend::AskPeers => self.ask_peers(memory, observed).await,
+            Tend::AskVotes { beat, of } => {
+                self.ask_votes(memory, observed, cluster, beat, &of).await;
+            }
             Tend::AskHistory(upstream) => self.ask_history(upstream),
             Tend::Slot(change) => self.change_slot(memory, change).await,
             Tend::WriteSync { sync, over } => {
@@ -82,6 +87,25 @@ impl Hands {
         let members = memory.members.values().map(|(member, _)| member);
         let poll = self.peers.ask(members, &observed.me.name).await;
         memory.poll = Some(poll);
+        self.wake.notify_one();
+    }
+
+    async fn ask_votes(
+        &self,
+        memory: &Memory,
+        observed: &Observed,
+        cluster: &Cluster,
+        beat: Revision,
+        of: &BTreeSet<MemberName>,
+    ) {
+        let ttl_ms = cluster.position.as_ref().map_or(0, |position| position.ttl_ms);
+        let request = VoteRequest { candidate: observed.me.name.clone(), beat, ttl_ms };
+        // Members that have lost their key are asked where they were seen last.
+        let known = memory.members.iter().map(|(name, (m, _))| (name, &m.data.api_url));
+        let urls = cluster.failsafe.iter().chain(known);
+        let urls = urls.map(|(name, url)| (name.clone(), url.clone())).collect();
+        let votes = crate::failsafe::ask_votes(&self.messenger, &request, of, &urls).await;
+        self.tools.failsafe.voted(votes);
         self.wake.notify_one();
     }
 

@@ -11,6 +11,7 @@ pub use life::{Demotion, demote, promote, restart, start_primary, start_standby}
 pub use rewind::{RewindPlan, rewind};
 
 use crate::clock;
+use crate::failsafe::Desk;
 use crate::keeper::Keeper;
 use crate::postgres::{Error, Server};
 use node_agent_core::observed::{Job, JobKind};
@@ -37,6 +38,8 @@ pub struct Tools {
     pub keeper: Arc<Keeper>,
     /// `false` from a promotion until its checkpoint is done.
     pub checkpointed: Arc<AtomicBool>,
+    /// The promises of failsafe mode.
+    pub failsafe: Arc<Desk>,
 }
 
 /// The job under way, if any.

@@ -1,5 +1,6 @@
 //! What the loop tells the keeper.
 
+use crate::failsafe::Question;
 use node_agent_wire::position::PrimarySeen;
 use node_agent_wire::{Epoch, Lsn, TimelineId};
 
@@ -32,6 +33,8 @@ pub struct BeatFacts {
     pub unattended: bool,
     /// The DCS has this node's mark of that from before.
     pub was_unattended: bool,
+    /// Whom to ask when the DCS is out of reach; nobody when absent.
+    pub failsafe: Option<Question>,
 }
 
 impl BeatFacts {

@@ -26,6 +26,15 @@ pub fn check(configured: Option<&Credentials>, headers: &HeaderMap) -> Result<()
     if right { Ok(()) } else { Err(refuse("not authenticated")) }
 }
 
+/// The header that members of one cluster send each other; `None` without a password.
+#[must_use]
+pub fn authorization(credentials: &Credentials) -> Option<String> {
+    let password = credentials.password.as_deref().unwrap_or("");
+    let none = credentials.username.is_empty() && password.is_empty();
+    let key = format!("{}:{password}", credentials.username);
+    (!none).then(|| format!("Basic {}", base64(key.as_bytes())))
+}
+
 fn refuse(text: &str) -> Reply {
     Reply::text(StatusCode::UNAUTHORIZED, text)
         .with_header(WWW_AUTHENTICATE, "Basic realm=\"Patroni\"")

@@ -4,6 +4,7 @@ use super::fake_dcs::FakeDcs;
 use super::fixture;
 use crate::clock;
 use crate::dcs::Dcs;
+use crate::failsafe::Desk;
 use crate::postgres::Server;
 use crate::view::{Ask, Handle, View};
 use node_agent_wire::config::LocalConfig;
@@ -42,6 +43,7 @@ impl Loop {
             asks: ask,
             dcs: Arc::clone(&dcs) as Arc<dyn Dcs>,
             server,
+            failsafe: Arc::new(Desk::new(clock::boot())),
         };
         Self { handle, dcs, views, asks }
     }

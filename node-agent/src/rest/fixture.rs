@@ -151,6 +151,8 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             config: Dynamic::default(),
             lease,
             observer: node_agent_core::observed::Observer::default(),
+            failsafe: node_agent_core::failsafe::Failsafe::default(),
+            last_record: None,
             postgres: Postgres::Running(Box::new(running)),
             own_history: None,
             following: None,

@@ -2,7 +2,7 @@
 //! decided here: what changes something goes into the DCS or into the loop, and the answer says
 //! what became of it.
 //!
-//! Not in this version: `POST /reinitialize`, `/failsafe`, `/sigterm` and `/citus` (501), TLS
+//! Not in this version: `POST /reinitialize`, `/sigterm` and `/citus` (501), TLS
 //! on this port, `allowlist`. Differences on the wire: replies
 //! to HTTP/1.1 requests are HTTP/1.1 with `Connection: close`, and a bare reply has a
 //! `Content-Length: 0`.
@@ -14,6 +14,7 @@ pub mod access;
 pub mod candidates;
 pub mod cluster;
 pub mod configuration;
+pub mod failsafe;
 pub(crate) mod freshness;
 pub mod metrics;
 pub mod query;
@@ -189,7 +190,9 @@ pub async fn answer(handle: &Handle, request: Request<Body>) -> Reply {
         Endpoint::Metrics => {
             Reply::metrics(metrics::page(&handle.latest(), &handle.config, clock::boot()))
         }
-        Endpoint::Failsafe => Reply::page(StatusCode::BAD_GATEWAY, "failsafe mode is not enabled"),
+        Endpoint::Failsafe => failsafe::members(handle),
+        Endpoint::FailsafePing => failsafe::ping(handle, object),
+        Endpoint::Vote => failsafe::vote(handle, object),
         Endpoint::PatchConfig => configuration::change(handle, &object).await,
         Endpoint::PutConfig => configuration::replace(handle, &object).await,
         Endpoint::Reload => restart::reload(handle).await,
@@ -218,6 +221,8 @@ fn check(handle: &Handle, endpoint: Endpoint, path: &str, query: &Query) -> Repl
         | Endpoint::Config
         | Endpoint::Metrics
         | Endpoint::Failsafe
+        | Endpoint::FailsafePing
+        | Endpoint::Vote
         | Endpoint::PatchConfig
         | Endpoint::PutConfig
         | Endpoint::Reload

@@ -24,7 +24,7 @@ pub struct Reply {
     /// Type and text of the body; `None` for a bare status line.
     pub body: Option<(ContentType, String)>,
     /// A further header.
-    pub header: Option<(HeaderName, &'static str)>,
+    pub header: Option<(HeaderName, String)>,
 }
 
 impl Reply {
@@ -74,8 +74,8 @@ impl Reply {
 
     /// The same with a further header.
     #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.header = Some((name, value));
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<String>) -> Self {
+        self.header = Some((name, value.into()));
         self
     }
 
@@ -94,7 +94,10 @@ impl Reply {
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            // Ours are plain text; one that is not would be left out.
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                response.headers_mut().insert(name, value);
+            }
         }
         response
     }

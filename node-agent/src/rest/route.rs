@@ -28,6 +28,10 @@ pub enum Endpoint {
     Metrics,
     /// `GET /failsafe`.
     Failsafe,
+    /// `POST /failsafe`.
+    FailsafePing,
+    /// `POST /vote`, ours.
+    Vote,
     /// `PATCH /config`.
     PatchConfig,
     /// `PUT /config`.
@@ -60,6 +64,8 @@ impl Endpoint {
             | Self::CancelRestart
             | Self::Switchover
             | Self::CancelSwitchover
+            | Self::FailsafePing
+            | Self::Vote
             | Self::Failover => true,
             Self::Health { .. }
             | Self::Liveness
@@ -78,9 +84,12 @@ impl Endpoint {
     #[must_use]
     pub fn body(self) -> BodyRule {
         match self {
-            Self::PatchConfig | Self::PutConfig | Self::Switchover | Self::Failover => {
-                BodyRule::Required
-            }
+            Self::PatchConfig
+            | Self::PutConfig
+            | Self::Switchover
+            | Self::Failover
+            | Self::FailsafePing
+            | Self::Vote => BodyRule::Required,
             Self::Restart => BodyRule::Optional,
             Self::Health { .. }
             | Self::Liveness
@@ -133,6 +142,8 @@ pub fn route(method: &Method, path: &str) -> Endpoint {
         ("POST", "switchover") => Endpoint::Switchover,
         ("DELETE", "switchover") => Endpoint::CancelSwitchover,
         ("POST", "failover") => Endpoint::Failover,
+        ("POST", "failsafe") => Endpoint::FailsafePing,
+        ("POST", "vote") => Endpoint::Vote,
         _ => Endpoint::Unknown,
     }
 }
@@ -166,7 +177,8 @@ mod tests {
     #[test]
     fn whatever_changes_something_is_guarded_and_nothing_else_is() {
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
-            for path in ["/config", "/reload", "/restart", "/switchover", "/failover"] {
+            for path in ["/config", "/reload", "/restart", "/switchover", "/failover", "/failsafe"]
+            {
                 let endpoint = route(&method, path);
                 assert!(endpoint.guarded() || endpoint == Endpoint::Unknown, "{method} {path}");
             }

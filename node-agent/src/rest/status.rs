@@ -19,7 +19,7 @@ pub fn patroni_json(view: &View, config: &LocalConfig, now: Boot) -> Value {
     if let Some(running) = view.running() {
         add_postgres(&mut body, view, running, now);
     }
-    add_cluster(&mut body, view);
+    add_cluster(&mut body, view, now);
     if !view.member.tags.is_empty() {
         body.insert("tags".into(), json!(view.member.tags));
     }
@@ -96,12 +96,15 @@ fn xlog(running: &Running) -> Value {
     })
 }
 
-fn add_cluster(body: &mut Map<String, Value>, view: &View) {
+fn add_cluster(body: &mut Map<String, Value>, view: &View, now: Boot) {
     if view.observed.config.pause {
         body.insert("pause".into(), true.into());
     }
     if unlocked(view) {
         body.insert("cluster_unlocked".into(), true.into());
+    }
+    if view.observed.failsafe.active(now) {
+        body.insert("failsafe_mode_is_active".into(), true.into());
     }
     body.insert("dcs_last_seen".into(), view.dcs_last_seen_s.into());
     if let Some(record) = view.cluster().and_then(|c| c.record.get()) {

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod dynamic;
+pub mod failsafe;
 pub mod federation;
 pub mod history;
 pub mod ids;

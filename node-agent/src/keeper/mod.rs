@@ -11,17 +11,21 @@
 //! it has stopped. Only a committed mark lifts the guard's deadline, and the guard has one again
 //! before the first beat without the mark is sent.
 
+mod beat;
 mod facts;
+mod failsafe;
 mod mark;
 
 pub use facts::BeatFacts;
 
 use crate::clock;
 use crate::dcs::{Compare, Dcs, DcsError, Write};
+use crate::message::Messenger;
 use crate::postgres::GuardClient;
+use node_agent_core::failsafe::Round;
 use node_agent_core::time::Boot;
+use node_agent_wire::config::Credentials;
 use node_agent_wire::keys::{ClusterPath, Leaf};
-use node_agent_wire::position::Position;
 use node_agent_wire::{MemberName, Revision};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -41,6 +45,8 @@ pub struct Shared {
     lost: Arc<Notify>,
     /// Something that others wait to read has changed: beat now.
     prompt: Notify,
+    /// The last round of asking the members, while the DCS takes no beats.
+    round: Mutex<Option<Round>>,
 }
 
 /// What the loop asks of the keeper.
@@ -71,6 +77,8 @@ pub struct KeeperSetup {
     pub mark_file: PathBuf,
     /// PostgreSQL was found running in that state.
     pub kept: bool,
+    /// The password of the cluster's REST API.
+    pub credentials: Option<Credentials>,
 }
 
 /// The time that stopping PostgreSQL may take, inside the TTL.
@@ -95,12 +103,14 @@ impl Keeper {
             facts: Mutex::new(BeatFacts::default()),
             lost: setup.lost.clone(),
             prompt: Notify::new(),
+            round: Mutex::new(None),
         });
         let (commands, receiver) = mpsc::channel(8);
         let theirs = shared.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease-keeper".into()).spawn(move || {
-            let KeeperSetup { connect, path, name, guard_socket, mark_file, .. } = setup;
+            let KeeperSetup { connect, path, name, guard_socket, mark_file, credentials, .. } =
+                setup;
             runtime.block_on(async move {
                 let thread = Thread {
                     dcs: connect(),
@@ -113,6 +123,8 @@ impl Keeper {
                     beat: 0,
                     beat_ttl: Duration::ZERO,
                     last: None,
+                    messenger: Messenger::new(credentials.as_ref()),
+                    plans: failsafe::Plans::default(),
                 };
                 thread.run(receiver).await;
             });
@@ -133,6 +145,12 @@ impl Keeper {
     #[must_use]
     pub fn kept(&self) -> bool {
         self.shared.kept.load(Ordering::SeqCst)
+    }
+
+    /// The last round of asking the members, while the DCS takes no beats.
+    #[must_use]
+    pub fn round(&self) -> Option<Round> {
+        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The lease that the member key hangs on; 0 while there is none.
@@ -219,6 +237,8 @@ struct Thread {
     beat_ttl: Duration,
     /// The revision of the last committed beat.
     last: Option<Revision>,
+    messenger: Messenger,
+    plans: failsafe::Plans,
 }
 
 impl Thread {
@@ -280,7 +300,11 @@ impl Thread {
         if self.leads() {
             self.lead_on().await;
         }
-        self.keep_lease().await;
+        let carried = self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if !carried {
+            // In vain while the DCS is out of reach, and the next round must not be late.
+            self.keep_lease().await;
+        }
     }
 
     async fn keep_lease(&mut self) {
@@ -333,6 +357,7 @@ impl Thread {
             Err(error) => {
                 let left_ms = millis(clock::boot().until(until));
                 tracing::warn!(%error, left_ms, "a renewal of the leader key failed");
+                self.ask_members(sent).await;
             }
         }
     }
@@ -414,6 +439,8 @@ impl Thread {
     fn held(&mut self, sent: Boot, revision: Revision, mark: bool) {
         let until = sent + self.beat_ttl.saturating_sub(stop_margin(self.beat_ttl));
         self.last = Some(revision);
+        self.plans.commit();
+        *self.shared.round.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.held_until.store(until.0, Ordering::SeqCst);
         if mark {
             self.lift();
@@ -450,32 +477,5 @@ impl Thread {
         self.shared.held_until.store(0, Ordering::SeqCst);
         self.last = None;
         self.shared.lost.notify_one();
-    }
-
-    fn position(&mut self, released: bool, unattended: bool) -> Write {
-        self.beat += 1;
-        self.beat_ttl = self.ttl();
-        let facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let position = Position {
-            leader: self.name.clone(),
-            beat: self.beat,
-            ttl_ms: millis(self.beat_ttl),
-            released,
-            unattended,
-            epoch: facts.epoch,
-            writable: facts.writable,
-            lsn: facts.lsn,
-            replay_lsn: facts.replay_lsn,
-            timeline: facts.timeline,
-            commit_at_us: facts.commit_at_us,
-            wrote_at_us: facts.wrote_at_us,
-            at_us: facts.at_us,
-            wal_rate_max: facts.wal_rate_max,
-            primary_seen: facts.primary_seen,
-            link: facts.link,
-        };
-        // A plain struct of numbers and text always has a JSON form.
-        let value = serde_json::to_vec(&position).unwrap_or_default();
-        Write::put(self.path.key(Leaf::Position), value)
     }
 }

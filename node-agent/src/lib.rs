@@ -3,6 +3,7 @@
 //! `observe → Observed → decide → Decision → apply`, woken by events. See docs/architecture.md.
 
 pub mod apply;
+pub mod checkup;
 pub mod clock;
 pub mod dcs;
 pub mod failsafe;

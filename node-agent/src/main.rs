@@ -64,7 +64,7 @@ async fn serve(settings: settings::Settings) -> Result<(), String> {
     };
     let rest = tokio::spawn(rest::serve(rest_listener, handle.clone(), downed()));
     let grpc = grpc_server.map(|ready| tokio::spawn(grpc::serve(ready, handle.clone(), downed())));
-    agent.run(stop).await;
+    Box::pin(agent.run(stop)).await;
     down.send_replace(true);
     drop(rest);
     drop(grpc);

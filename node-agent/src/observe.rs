@@ -1,5 +1,6 @@
 //! Gathers the facts of one pass.
 
+use crate::checkup::Checkup;
 use crate::clock;
 use crate::dcs::{RawCluster, cluster};
 use crate::failsafe::Desk;
@@ -146,7 +147,9 @@ fn written(from: Lsn, to: Lsn) -> u64 {
 /// Where facts come from.
 pub struct Sources<'a> {
     /// PostgreSQL.
-    pub server: &'a Server,
+    pub server: &'a Arc<Server>,
+    /// How it is.
+    pub checkup: &'a Checkup,
     /// The lease.
     pub keeper: &'a Keeper,
     /// The beats.
@@ -184,6 +187,7 @@ pub async fn observe(
         memory.start_failures = 0;
         memory.stopped_by_us = false;
     }
+    let health = sources.checkup.look(sources.server, &postgres, &memory.config);
     let peers: BTreeMap<DcName, _> = sources.links.records();
     Observed {
         now: clock::boot(),
@@ -198,6 +202,7 @@ pub async fn observe(
             last_leader: memory.last_leader.clone(),
         },
         failsafe: sources.failsafe.facts(sources.keeper.round()),
+        health,
         last_record: memory.last_record.clone(),
         following: sources.server.following(),
         postgres,

@@ -1,6 +1,7 @@
 //! The loop: wait for an event, observe, decide, apply, publish.
 
 use crate::apply::{Hands, HistoryDesk, member_name};
+use crate::checkup::Checkup;
 use crate::clock;
 use crate::dcs::etcd::{Etcd, Login};
 use crate::dcs::mirror::{Mirror, Mirrored};
@@ -105,6 +106,7 @@ impl Agent {
             jobs: Jobs::new(wake.clone()),
             desk: HistoryDesk::default(),
             peers: Peers::default(),
+            checkup: Checkup::new(wake.clone()),
             messenger: Messenger::new(config.restapi.authentication.as_ref()),
             wake: wake.clone(),
             applied: None,
@@ -233,6 +235,7 @@ impl Agent {
             links: &mut self.links,
             path: &self.hands.path,
             failsafe: &self.hands.tools.failsafe,
+            checkup: &self.hands.checkup,
             source: self.hands.desk.latest(),
             job: self.hands.jobs.current(),
         };
@@ -409,6 +412,7 @@ async fn first_view(
         links,
         path: &hands.path,
         failsafe: &hands.tools.failsafe,
+        checkup: &hands.checkup,
         source: None,
         job: None,
     };

@@ -13,6 +13,7 @@ use crate::read_only::stop_writing;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::schedule;
+use crate::sick;
 use std::time::Duration;
 
 /// Decides. Total: every combination of facts has an answer, and waiting is one. The next pass is
@@ -21,7 +22,7 @@ use std::time::Duration;
 pub fn decide(observed: &Observed) -> Decision {
     let decision = by_role(observed);
     let mut decision = match observed.cluster.known() {
-        Some(cluster) => gate(observed, cluster, decision),
+        Some(cluster) => sick::stand_back(observed, cluster, gate(observed, cluster, decision)),
         None => decision,
     };
     schedule::restart(observed, &mut decision);

@@ -4,12 +4,13 @@ use crate::decision::{Act, Decision, SOON, StopMode, Tend, Wake};
 use crate::follower::follow;
 use crate::observed::{Cluster, Observed, Request};
 use crate::pause;
-use crate::postgres::{ControlData, Postgres, Running, Upstream};
+use crate::postgres::{ControlData, ControlState, Postgres, Running, Upstream};
 use crate::promotion::{NotYet, eligible};
 use crate::read_only::lead_read_only;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::schedule::{self, When};
+use crate::sick;
 use crate::slots;
 use crate::switchover::{asked_in_pause, refuse, switchover};
 use crate::synchronous::{awaits_sync, sync_step, waits_in_vain};
@@ -23,7 +24,7 @@ pub fn lead(observed: &Observed, cluster: &Cluster) -> Decision {
         Ok(_) if cluster.config.pause && !asked_in_pause(observed, cluster) => {
             pause::lead(observed, cluster)
         }
-        Ok(right) => lead_primary(observed, cluster, right),
+        Ok(right) => sick::review(observed, cluster, lead_primary(observed, cluster, right)),
     }
 }
 
@@ -38,7 +39,7 @@ fn lead_primary(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> 
         Postgres::Stopped(control) => start_as_leader(observed, cluster, control, right),
         Postgres::Starting { since, standby, .. } => {
             let timeout = cluster.config.primary_start_timeout;
-            if observed.now.since(*since) > timeout && has_others(observed, cluster) {
+            if observed.now.since(*since) > timeout && sick::failover_possible(observed, cluster) {
                 return give_up_start(timeout, *standby);
             }
             let why = "this node leads; PostgreSQL is starting";
@@ -88,6 +89,13 @@ fn start_as_leader(
     if observed.start_failures > 0 && has_others(observed, cluster) {
         return does_not_start(observed);
     }
+    let timeout = cluster.config.primary_start_timeout;
+    if timeout.is_zero() && crashed(control) && sick::failover_possible(observed, cluster) {
+        let why =
+            "PostgreSQL has crashed and primary_start_timeout is 0: another member takes over";
+        return Decision::wait(Rule::CrashFailover, why, Duration::ZERO, "another leader")
+            .act(Act::Release);
+    }
     if !control.was_primary() {
         return follow(observed, cluster, &Upstream::Nobody, Rule::StartStandby);
     }
@@ -98,6 +106,19 @@ fn start_as_leader(
         "PostgreSQL to accept connections",
     )
     .act(Act::StartPrimary(right))
+}
+
+/// It was primary and did not stop cleanly.
+fn crashed(control: &ControlData) -> bool {
+    match control.state {
+        ControlState::InProduction | ControlState::InCrashRecovery | ControlState::ShuttingDown => {
+            true
+        }
+        ControlState::ShutDown
+        | ControlState::ShutDownInRecovery
+        | ControlState::InArchiveRecovery
+        | ControlState::StartingUp => false,
+    }
 }
 
 pub(crate) fn does_not_start(observed: &Observed) -> Decision {

@@ -25,6 +25,7 @@ mod read_only;
 pub mod right;
 pub mod rule;
 pub mod schedule;
+pub mod sick;
 pub mod slots;
 mod standing;
 mod switchover;

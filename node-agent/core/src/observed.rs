@@ -4,6 +4,7 @@ use crate::divergence::SourceHistory;
 use crate::failsafe::Failsafe;
 use crate::postgres::{Postgres, Upstream};
 use crate::schedule::ScheduledRestart;
+use crate::sick::Health;
 use crate::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::FederationRecord;
@@ -245,6 +246,8 @@ pub struct Observed {
     pub observer: Observer,
     /// Promises and answers of failsafe mode.
     pub failsafe: Failsafe,
+    /// How PostgreSQL is unwell.
+    pub health: Health,
     /// The federation record as it was last read, kept while the DCS is out of reach.
     pub last_record: Option<FederationRecord>,
     /// PostgreSQL on this node.

@@ -134,6 +134,27 @@ rules! {
          it acknowledges nothing and its agent does not answer.",
         "/sync no longer names it, then PostgreSQL no longer waits for it; another standby takes \
          its place.";
+    Silent = 150, "silent",
+        "The leader is primary and PostgreSQL accepts no session.",
+        "The leader key is kept; with primary_unresponsive_timeout for that long.";
+    SilentFailover = 151, "silent-failover",
+        "PostgreSQL of the leader has accepted no session for primary_unresponsive_timeout, and \
+         another member could lead.",
+        "PostgreSQL is ended and the leader key released.";
+    DiskFull = 152, "disk-full",
+        "The leader is primary and a disk that PostgreSQL writes to is full.",
+        "The leader key is kept; with primary_disk_full_timeout for that long.";
+    DiskFullFailover = 153, "disk-full-failover",
+        "A disk of the leader has been full for primary_disk_full_timeout, and another member \
+         could lead.",
+        "PostgreSQL is stopped and the leader key released.";
+    DiskFullBars = 154, "disk-full-bars",
+        "There is no leader, a disk of this node is full, and another member answers.",
+        "This node does not take the leader key.";
+    CrashFailover = 155, "crash-failover",
+        "PostgreSQL of the leader has crashed, primary_start_timeout is 0, and another member \
+         could lead.",
+        "The leader key is released at once.";
     ScheduledRestart = 170, "scheduled-restart",
         "The time of a planned restart has come, and its conditions are met.",
         "PostgreSQL is restarted in its role.";

@@ -36,8 +36,14 @@ impl Hands {
             }
             Act::StartPrimary(_) => {
                 self.applied = Some(settings.clone());
+                let limit = observed.config.primary_start_timeout;
                 self.jobs.begin(JobKind::Start, async move {
-                    jobs::start_primary(&tools, &settings).await
+                    // 0 asks for a failover in place of recovery; when nobody could take over, it
+                    // takes as long as it takes.
+                    if limit.is_zero() {
+                        return jobs::start_primary(&tools, &settings).await;
+                    }
+                    jobs::start_primary_within(&tools, &settings, limit).await
                 });
             }
             Act::Demote { mode, checkpoint, release } => {

@@ -6,6 +6,7 @@ mod tend;
 
 pub use history::HistoryDesk;
 
+use crate::checkup::Checkup;
 use crate::dcs::DcsError;
 use crate::dcs::mirror::Mirrored;
 use crate::jobs::{Jobs, Tools};
@@ -38,6 +39,8 @@ pub struct Hands {
     pub desk: HistoryDesk,
     /// Questions to members.
     pub peers: Peers,
+    /// How PostgreSQL is.
+    pub checkup: Checkup,
     /// Questions to members in failsafe mode.
     pub messenger: Messenger,
     /// Wakes the loop.

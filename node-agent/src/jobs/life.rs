@@ -30,7 +30,8 @@ pub async fn start_primary(tools: &Tools, settings: &Effective) -> Result<(), St
     start_primary_within(tools, settings, START_MAX).await
 }
 
-async fn start_primary_within(
+/// The same, failing when it has not begun to accept sessions by then; it may still do so.
+pub async fn start_primary_within(
     tools: &Tools,
     settings: &Effective,
     limit: Duration,

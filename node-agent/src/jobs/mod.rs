@@ -7,7 +7,9 @@ mod rewind;
 
 pub use bootstrap::initdb;
 pub use copy::clone;
-pub use life::{Demotion, demote, promote, restart, start_primary, start_standby};
+pub use life::{
+    Demotion, demote, promote, restart, start_primary, start_primary_within, start_standby,
+};
 pub use rewind::{RewindPlan, rewind};
 
 use crate::clock;

@@ -176,7 +176,12 @@ impl Server {
             StopMode::Fast => Signal::INT,
             StopMode::Immediate => Signal::QUIT,
         };
-        let steps = [(signal, deadline), (Signal::QUIT, IMMEDIATE_DEADLINE)];
+        let escalation = match mode {
+            StopMode::Fast => Some((Signal::QUIT, IMMEDIATE_DEADLINE)),
+            // Told once: a postmaster that hangs does not hear it the second time either.
+            StopMode::Immediate => None,
+        };
+        let steps = std::iter::once((signal, deadline)).chain(escalation);
         let mut running = Postmaster::find(&self.places)?;
         for (signal, patience) in steps {
             let Some(postmaster) = running.take() else { break };

@@ -13,12 +13,14 @@
 //!
 //! Tested in `tests/server.rs` with real servers, and beside the pure parts.
 
+mod attendance;
 mod backup;
 mod bootstrap;
 mod catalogue;
 mod command;
 mod conf;
 mod control;
+mod disk;
 pub mod divergence;
 pub mod effective;
 pub mod error;

@@ -1,10 +1,11 @@
-//! What a scenario says of failsafe mode.
+//! What a scenario says of failsafe mode, and of a PostgreSQL that is unwell.
 
 use super::healthy::{NOW, ago, dcs};
 use super::words::{Words, duration, items};
 use node_agent_core::failsafe::{Round, Votes};
 use node_agent_core::observed::Observed;
 use node_agent_core::promise::Promise;
+use node_agent_core::sick::DiskFull;
 use node_agent_wire::{MemberName, Revision};
 
 /// Applies the key when it is one of these; `false` when not.
@@ -40,6 +41,16 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
         "failsafe" => {
             let url = |name: &str| (MemberName::from(name), format!("http://{name}:8008/patroni"));
             dcs(observed).failsafe = items(value).map(url).collect();
+        }
+        // `for 5s`
+        "silent" => {
+            let since = Words::of(value).time("for")?.ok_or("silent needs \"for TIME\"")?;
+            observed.health.silent_since = Some(ago(since));
+        }
+        "disk full" => {
+            let since = Words::of(value).time("for")?.ok_or("disk full needs \"for TIME\"")?;
+            let what = "less than 16 MiB for WAL in /data/pg_wal".to_owned();
+            observed.health.disk_full = Some(DiskFull { since: ago(since), what });
         }
         _ => return Ok(false),
     }

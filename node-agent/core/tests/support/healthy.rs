@@ -5,6 +5,7 @@ use node_agent_core::observed::{Cluster, Keyed, Lease, Me, Observed, Observer, R
 use node_agent_core::postgres::{
     ControlData, ControlState, Postgres, Running, SlotFact, Upstream, Walreceiver, Walsender,
 };
+use node_agent_core::sick::Health;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{DcEntry, FederationRecord, Isolation, Policies, RECORD_VERSION};
@@ -65,6 +66,7 @@ pub fn cluster() -> Observed {
         lease: Lease { held_until: Some(NOW + Duration::from_secs(25)), kept: false },
         observer: Observer::default(),
         failsafe: Failsafe::default(),
+        health: Health::default(),
         last_record: None,
         postgres: Postgres::Running(Box::new(primary())),
         own_history: Some(TimelineHistory { timeline: TimelineId(1), ancestors: Vec::new() }),

@@ -19,7 +19,7 @@ use crate::network::{Claims, Network, NetworkError};
 use crate::processes::{self, Process, ProcessError};
 use crate::render::{self, AgentContext, RenderError};
 use crate::shared_memory;
-use crate::software::{AGENT, GUARD, RunUser, Software, SoftwareError};
+use crate::software::{AGENT, GUARD, PATRONI, RunUser, Software, SoftwareError};
 use crate::state::{self, State, StateError, failed};
 use crate::topology::{Topology, TopologyError};
 use crate::wait::WaitError;
@@ -115,6 +115,8 @@ pub struct LabOptions {
     pub bin_dir: Option<PathBuf>,
     /// Run user, for root; `postgres` when absent.
     pub user: Option<String>,
+    /// Runs on every node instead of node-agent; it must understand Patroni's configuration.
+    pub agent: Option<PathBuf>,
     /// Network namespaces for its hosts; then its network is [`Network::SEPARATE`].
     pub namespaces: Option<Arc<Namespaces>>,
 }
@@ -192,6 +194,7 @@ impl Lab {
         let (topology, text) = Topology::read(topology_file)?;
         let version = topology.postgresql.version;
         let software = Software::find(version, options.bin_dir.as_deref())?;
+        let software = Software { agent: options.agent.clone(), ..software };
         let user = RunUser::choose(options.user.as_deref())?;
         let root = state::labs_root()?;
         let dir = match &options.dir {
@@ -359,7 +362,7 @@ impl Lab {
 pub(crate) fn find_part(processes: &[Process], host: &Host, part: Part) -> Option<Process> {
     let named = |name: &str| processes.iter().find(|process| process.runs(name)).cloned();
     match part {
-        Part::Agent => named(AGENT),
+        Part::Agent => named(AGENT).or_else(|| named(PATRONI)),
         Part::Guard => named(GUARD),
         Part::Etcd => named("etcd"),
         Part::Postmaster => {

@@ -36,7 +36,8 @@ pub struct LaunchError {
 fn command_line(software: &Software, host: &Host, etcd_members: &[&Host]) -> Vec<OsString> {
     match host.kind {
         HostKind::Node { .. } => {
-            vec![software.program(AGENT).into(), host.agent_config().into()]
+            let agent = software.agent.clone().unwrap_or_else(|| software.program(AGENT));
+            vec![agent.into(), host.agent_config().into()]
         }
         HostKind::Etcd => {
             let url = |host: &Host, port| format!("http://{}", host.at(port));
@@ -162,6 +163,7 @@ mod tests {
             etcd: "/usr/bin/etcd".into(),
             setsid: "/usr/bin/setsid".into(),
             bin_dir: "/bin-dir".into(),
+            agent: None,
         }
     }
 

@@ -68,6 +68,8 @@ pub struct Namespaces {
 #[derive(Debug)]
 struct Place {
     address: Ipv4Addr,
+    /// The hub's end of its cable.
+    port: String,
     namespace: File,
 }
 
@@ -100,15 +102,16 @@ impl Namespaces {
         for (index, host) in layout.hosts.iter().enumerate() {
             let namespace = make_namespace()?;
             let (file, address) = (path_of(namespace.as_fd()), host.address);
+            let port = format!("port{index}");
             ip(&format!(
-                "link add port{index} type veth peer name eth0 netns {}\n\
-                 link set port{index} master lab\nlink set port{index} up\n",
+                "link add {port} type veth peer name eth0 netns {}\n\
+                 link set {port} master lab\nlink set {port} up\n",
                 file.display()
             ))?;
             let inside =
                 format!("link set lo up\naddr add {address}/16 dev eth0\nlink set eth0 up\n");
             within(namespace.as_fd(), || ip(&inside))??;
-            places.insert(host.name.clone(), Place { address, namespace });
+            places.insert(host.name.clone(), Place { address, port, namespace });
         }
         self.hosts.set(places).map_err(|_| NamespaceError::Taken)
     }
@@ -142,6 +145,23 @@ impl Namespaces {
     pub fn heal(&self, from: &str, to: &str) -> Result<(), NamespaceError> {
         let address = self.place(to)?.address;
         self.at(from, || ip(&format!("neigh del {address} dev eth0\n")))?
+    }
+
+    /// Pulls a host's cable: from now on nothing reaches it or comes from it, not even the end of a
+    /// connection. To be called from within the hub.
+    ///
+    /// # Errors
+    /// When there is no such host, or the system refuses.
+    pub fn unplug(&self, host: &str) -> Result<(), NamespaceError> {
+        ip(&format!("link set {} down\n", self.place(host)?.port))
+    }
+
+    /// Puts a host's cable back. To be called from within the hub.
+    ///
+    /// # Errors
+    /// When there is no such host, or the system refuses.
+    pub fn plug(&self, host: &str) -> Result<(), NamespaceError> {
+        ip(&format!("link set {} up\n", self.place(host)?.port))
     }
 
     fn place(&self, host: &str) -> Result<&Place, NamespaceError> {
@@ -251,6 +271,10 @@ mod tests {
             namespaces.heal(from, to).unwrap();
             assert!(connects(&namespaces, "dc1-a", at("dc1-b")), "{from} to {to} is healed");
         }
+        namespaces.unplug("dc1-a").unwrap();
+        assert!(TcpStream::connect_timeout(&at("dc1-a"), LIMIT).is_err(), "without a cable");
+        namespaces.plug("dc1-a").unwrap();
+        assert!(TcpStream::connect_timeout(&at("dc1-a"), LIMIT * 10).is_ok(), "with it again");
         assert!(matches!(namespaces.cut("x", "dc1-a"), Err(NamespaceError::NoHost(_))));
         assert!(matches!(namespaces.connect(&layout), Err(NamespaceError::Taken)));
     }

@@ -85,6 +85,8 @@ pub enum SoftwareError {
 
 /// Our own programs that a lab runs.
 pub const AGENT: &str = "node-agent";
+/// The program that understands the same configuration and may run in its place.
+pub const PATRONI: &str = "patroni";
 /// The guard, which the agent looks for beside itself.
 pub const GUARD: &str = "node-agent-guard";
 /// The federator's command line.
@@ -101,6 +103,9 @@ pub struct Software {
     pub setsid: PathBuf,
     /// Directory of node-agent, node-agent-guard and federator.
     pub bin_dir: PathBuf,
+    /// What runs on a node instead of node-agent, with the configuration file as its argument.
+    #[serde(default)]
+    pub agent: Option<PathBuf>,
 }
 
 impl Software {
@@ -123,6 +128,7 @@ impl Software {
             etcd: in_path("etcd").ok_or(SoftwareError::NoEtcd)?,
             setsid: in_path("setsid").ok_or(SoftwareError::NoSetsid)?,
             bin_dir,
+            agent: None,
         })
     }
 

@@ -121,6 +121,7 @@ impl Make {
             network: self.network.unwrap_or_default(),
             bin_dir: self.bin_dir.clone(),
             user: self.user.clone(),
+            agent: None,
             namespaces: None,
         }
     }

@@ -64,11 +64,11 @@ async fn serve(settings: settings::Settings) -> Result<(), String> {
     };
     let rest = tokio::spawn(rest::serve(rest_listener, handle.clone(), downed()));
     let grpc = grpc_server.map(|ready| tokio::spawn(grpc::serve(ready, handle.clone(), downed())));
-    Box::pin(agent.run(stop)).await;
+    let ended = Box::pin(agent.run(stop)).await;
     down.send_replace(true);
     drop(rest);
     drop(grpc);
-    Ok(())
+    ended
 }
 
 async fn bind(address: &str) -> Result<tokio::net::TcpListener, String> {

@@ -7,23 +7,28 @@ use crate::failsafe::Desk;
 use crate::keeper::Keeper;
 use crate::link::Links;
 use crate::plans::Planned;
-use crate::postgres::Server;
+use crate::postgres::{Server, method};
+use node_agent_core::directory::{Directory, Progress, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{
     Cluster, Job, Lease, Me, Observed, Observer, Poll, RecordView, Request,
 };
 use node_agent_core::postgres::Postgres;
 use node_agent_core::time::{Boot, Fact};
+use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::history::TimelineHistory;
-use node_agent_wire::keys::ClusterPath;
+use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::Member;
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Lsn, MemberName, SlotName, TimelineId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Whether a guard listens.
+const GUARD_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The beats that this node has seen, and when; written by the watch and by the loop's own reads.
 #[derive(Default)]
@@ -92,6 +97,8 @@ pub struct Memory {
     pub own_history: Option<(HistoryKey, TimelineHistory)>,
     /// Grows when the data directory gets another past under the same numbers.
     pub data_generation: u64,
+    /// PostgreSQL ran already when the agent started, and no cluster has been seen since.
+    pub found_running: bool,
     /// When the DCS last answered, seconds since the Unix epoch.
     pub dcs_last_seen_s: i64,
     /// WAL positions of the last minute.
@@ -164,6 +171,14 @@ pub struct Sources<'a> {
     pub source: Option<SourceHistory>,
     /// The job under way.
     pub job: Option<Job>,
+    /// The end of the local WAL, where it was read.
+    pub wal_end: Option<WalEnd>,
+    /// The last pg_rewind failed while its source was well.
+    pub rewind_failed: bool,
+    /// How far the copy under way is.
+    pub progress: Option<Progress>,
+    /// The local configuration.
+    pub local: &'a LocalConfig,
 }
 
 /// The facts of one pass, from the cluster's keys and when these were current.
@@ -188,6 +203,7 @@ pub async fn observe(
         memory.stopped_by_us = false;
     }
     let health = sources.checkup.look(sources.server, &postgres, &memory.config);
+    let directory = directory(memory, &sources, &postgres).await;
     let peers: BTreeMap<DcName, _> = sources.links.records();
     Observed {
         now: clock::boot(),
@@ -204,6 +220,7 @@ pub async fn observe(
         failsafe: sources.failsafe.facts(sources.keeper.round()),
         health,
         last_record: memory.last_record.clone(),
+        directory,
         following: sources.server.following(),
         postgres,
         own_history,
@@ -221,6 +238,33 @@ pub async fn observe(
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
         slot_errors: memory.slot_errors.clone(),
+    }
+}
+
+/// What is known of the data directory beside what PostgreSQL says.
+async fn directory(memory: &mut Memory, sources: &Sources<'_>, postgres: &Postgres) -> Directory {
+    let runs = match postgres {
+        Postgres::Running(_) => true,
+        Postgres::Starting { .. } | Postgres::Unresponsive { .. } => false,
+        // Whatever runs from here on was started by this agent.
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Stopped(_) => {
+            memory.found_running = false;
+            false
+        }
+    };
+    if memory.raw.keys.get(&sources.path.key(Leaf::Initialize)).is_some_and(|k| !k.value.is_empty())
+    {
+        // The cluster is there: whoever runs beside it is its member.
+        memory.found_running = false;
+    }
+    Directory {
+        rewind_interrupted: sources.server.rewind_interrupted(),
+        rewind_failed: sources.rewind_failed,
+        wal_end: sources.wal_end.clone(),
+        found_running: memory.found_running,
+        unguarded: runs && sources.server.unguarded(GUARD_DEADLINE).await,
+        leaderless_copy: method::leaderless_copy(sources.local, &memory.config),
+        progress: sources.progress,
     }
 }
 

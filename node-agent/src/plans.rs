@@ -52,6 +52,7 @@ pub fn take(memory: &mut Memory, busy: bool, ask: Ask) -> Option<RestartReply> {
             let _gone_is_fine = reply.send(was);
             None
         }
-        Ask::Look | Ask::Reload => None,
+        // Answered by the loop itself.
+        Ask::Reinitialize { .. } | Ask::Look | Ask::Reload => None,
     }
 }

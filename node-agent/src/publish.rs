@@ -7,7 +7,7 @@ use crate::failsafe::Question;
 use crate::keeper::BeatFacts;
 use node_agent_core::decision::Decision;
 use node_agent_core::failsafe::plan;
-use node_agent_core::observed::{Cluster, JobKind, Observed};
+use node_agent_core::observed::{Cluster, JobKind, Observed, Request};
 use node_agent_core::pause;
 use node_agent_core::postgres::{Postgres, Running};
 use node_agent_wire::config::LocalConfig;
@@ -39,7 +39,7 @@ pub fn member(
     let mut data = MemberData {
         conn_url: format!("postgres://{connect}/{}", postgres.database),
         api_url: format!("http://{rest}/patroni"),
-        state: state_of(observed).to_owned(),
+        state: state_of(config, observed).to_owned(),
         role: Some(role_of(observed)),
         version: VERSION.to_owned(),
         tags: published_tags(config),
@@ -84,9 +84,18 @@ fn published_tags(config: &LocalConfig) -> std::collections::BTreeMap<String, Va
         .collect()
 }
 
-fn state_of(observed: &Observed) -> &'static str {
+fn state_of(config: &LocalConfig, observed: &Observed) -> &'static str {
+    let custom = config.bootstrap.method.as_deref().is_some_and(|method| method != "initdb");
     match (observed.job.map(|j| j.kind), &observed.postgres) {
+        (Some(JobKind::Bootstrap), _) if custom => state::CUSTOM_BOOTSTRAP,
         (Some(JobKind::Bootstrap), _) => state::INITDB,
+        (None, Postgres::NoData) if observed.start_failures > 0 && custom => {
+            state::CUSTOM_BOOTSTRAP_FAILED
+        }
+        (None, Postgres::NoData) if observed.start_failures > 0 => state::INITDB_FAILED,
+        (None, _) if matches!(observed.request, Some(Request::Reinit { .. })) => {
+            state::CREATING_REPLICA
+        }
         (Some(JobKind::Clone), _) => state::CREATING_REPLICA,
         (Some(JobKind::Restart), _) => state::RESTARTING,
         (Some(JobKind::Demote), Postgres::Running(_) | Postgres::Unresponsive { .. }) => {

@@ -1,6 +1,6 @@
 //! The loop: wait for an event, observe, decide, apply, publish.
 
-use crate::apply::{Hands, HistoryDesk, member_name};
+use crate::apply::{Hands, HistoryDesk, WalEndDesk, member_name};
 use crate::checkup::Checkup;
 use crate::clock;
 use crate::dcs::etcd::{Etcd, Login};
@@ -20,7 +20,7 @@ use crate::view::{Ask, Handle, View};
 use crate::watch::watch_cluster;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
-use node_agent_core::observed::{JobKind, Me, Observed};
+use node_agent_core::observed::{JobKind, Me, Observed, Request};
 use node_agent_core::postgres::Postgres;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
@@ -94,9 +94,12 @@ impl Agent {
             server: server.clone(),
             keeper: Arc::new(keeper),
             checkpointed: Arc::new(AtomicBool::new(true)),
+            progress: Arc::default(),
+            rewind_failed: Arc::default(),
             failsafe: Arc::new(Desk::new(clock::boot())),
         };
         let failsafe = tools.failsafe.clone();
+        server.abandon_unfinished().await?;
         let memory = remember(&config, dynamic);
         let mut hands = Hands {
             config: config.clone(),
@@ -110,6 +113,8 @@ impl Agent {
             messenger: Messenger::new(config.restapi.authentication.as_ref()),
             wake: wake.clone(),
             applied: None,
+            leaving: false,
+            wal_ends: WalEndDesk::default(),
             restart_reply: None,
         };
         let mut memory = memory;
@@ -135,7 +140,10 @@ impl Agent {
     }
 
     /// Runs until `stop` resolves, then stops PostgreSQL and gives the leader key back.
-    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When the agent can't be of use here: PostgreSQL is left as it is then.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), String> {
         let watcher = tokio::spawn(watch_cluster(
             self.hands.dcs.clone(),
             self.hands.path.clone(),
@@ -146,22 +154,37 @@ impl Agent {
         tokio::pin!(stop);
         loop {
             let pause = self.pass().await;
+            if self.hands.leaving {
+                watcher.abort();
+                version.abort();
+                return Err(self.last_line);
+            }
             let server = self.hands.tools.server.clone();
             tokio::select! {
                 () = &mut stop => break,
                 () = self.wake.notified() => {}
                 () = server.exited() => tracing::debug!("PostgreSQL has ended"),
-                ask = self.asks.recv() => self.asked(ask),
+                ask = self.asks.recv() => self.asked(ask).await,
                 () = tokio::time::sleep(pause) => {}
             }
         }
         watcher.abort();
         version.abort();
         self.shut_down().await;
+        Ok(())
     }
 
-    fn asked(&mut self, ask: Option<Ask>) {
+    async fn asked(&mut self, ask: Option<Ask>) {
         let Some(ask) = ask else { return };
+        if let Ask::Reinitialize { force, from_leader, reply } = ask {
+            let busy =
+                if force { self.hands.jobs.cancel_copy().await } else { self.hands.jobs.current() };
+            if busy.is_none() {
+                self.memory.request = Some(Request::Reinit { from_leader });
+            }
+            let _gone_is_fine = reply.send(busy.map(|job| job.kind));
+            return;
+        }
         let busy = self.hands.restart_reply.is_some() || self.hands.jobs.current().is_some();
         if let Some(reply) = plans::take(&mut self.memory, busy, ask) {
             self.hands.restart_reply = Some(reply);
@@ -174,7 +197,9 @@ impl Agent {
         if self.hands.restart_reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             // Nobody waits for it any more, and was told that it failed.
             self.hands.restart_reply = None;
-            self.memory.request = None;
+            if self.memory.request == Some(Request::Restart) {
+                self.memory.request = None;
+            }
         }
         self.hands.tools.keeper.stamp(begun);
         if let Some(outcome) = self.hands.jobs.reap().await {
@@ -213,6 +238,7 @@ impl Agent {
             dcs_last_seen_s: self.memory.dcs_last_seen_s,
             passes: self.passes,
             pass_took: clock::boot().since(begun),
+            progress: self.hands.tools.progress.clone(),
             observed: observed.clone(),
         };
         self.passes += 1;
@@ -238,6 +264,10 @@ impl Agent {
             checkup: &self.hands.checkup,
             source: self.hands.desk.latest(),
             job: self.hands.jobs.current(),
+            wal_end: self.hands.wal_ends.latest(),
+            rewind_failed: self.hands.tools.rewind_failed.load(Ordering::SeqCst),
+            progress: self.hands.tools.progress.read(),
+            local: &self.hands.config,
         };
         let observed = observe(&mut self.memory, sources, read).await;
         let decision = decide(&observed);
@@ -391,6 +421,7 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         slot_errors: BTreeMap::new(),
         own_history: None,
         data_generation: 0,
+        found_running: true,
         dcs_last_seen_s: 0,
         wal: WalRate::default(),
     }
@@ -415,6 +446,10 @@ async fn first_view(
         checkup: &hands.checkup,
         source: None,
         job: None,
+        wal_end: None,
+        rewind_failed: false,
+        progress: None,
+        local: &hands.config,
     };
     let observed = observe(memory, sources, read).await;
     let decision = decide(&observed);
@@ -426,6 +461,7 @@ async fn first_view(
         dcs_last_seen_s: memory.dcs_last_seen_s,
         passes: 0,
         pass_took: clock::boot().since(begun),
+        progress: hands.tools.progress.clone(),
         observed,
     }
 }

@@ -3,9 +3,10 @@
 
 use crate::dcs::{Dcs, RawCluster};
 use crate::failsafe::Desk;
+use crate::jobs::Gauge;
 use crate::plans::Planned;
 use crate::postgres::Server;
-use node_agent_core::observed::{Cluster, Observed};
+use node_agent_core::observed::{Cluster, JobKind, Observed};
 use node_agent_core::postgres::{Postgres, Running};
 use node_agent_core::rule::Rule;
 use node_agent_core::time::{Boot, Fact};
@@ -32,6 +33,8 @@ pub struct View {
     pub dcs_last_seen_s: i64,
     /// How many passes have been made.
     pub passes: u64,
+    /// How far the copy under way is, at the moment of reading.
+    pub progress: Arc<Gauge>,
     /// How long the pass took.
     pub pass_took: Duration,
 }
@@ -103,6 +106,15 @@ pub enum Ask {
     Unplan(oneshot::Sender<bool>),
     /// Read the configuration file again.
     Reload,
+    /// Replace the data directory by a new copy; answered at once with the work that is in the way.
+    Reinitialize {
+        /// A copy or rewind under way is cancelled.
+        force: bool,
+        /// By a base backup of the leader, whatever methods are configured.
+        from_leader: bool,
+        /// What is in the way; `None` when the request is taken.
+        reply: oneshot::Sender<Option<JobKind>>,
+    },
 }
 
 /// What the servers of the agent share.

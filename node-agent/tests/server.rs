@@ -4,7 +4,9 @@
 //! root, so as root each test runs itself again as the user `postgres`.
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
+use node_agent::postgres::method::{BootstrapMethod, CopyOf, copy_methods};
 use node_agent::postgres::{Effective, Error, GuardClient, Server, StartAs, StopMode};
+use node_agent_core::directory::Progress;
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
@@ -198,6 +200,22 @@ impl Drop for Node {
     }
 }
 
+impl Node {
+    async fn create(&self) -> Result<(), Error> {
+        self.server.create(&BootstrapMethod::Initdb, PATIENCE).await?;
+        self.server.bootstrapped()
+    }
+
+    async fn copy(
+        &self,
+        source: (&str, u16),
+        report: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<(), Error> {
+        let methods = copy_methods(&self.config, &Dynamic::default(), CopyOf::Member)?;
+        self.server.copy(&methods, Some(source), report, PATIENCE).await
+    }
+}
+
 fn slot(name: &str) -> SlotName {
     SlotName::from_name(name)
 }
@@ -206,16 +224,16 @@ fn slot(name: &str) -> SlotName {
 async fn pair(dir: &Path) -> (Node, Node) {
     let (a, b) = (Node::new(dir, "a", "127.0.7.1"), Node::new(dir, "b", "127.0.7.2"));
     assert_eq!(a.server.observe(now(), QUERY).await, Postgres::NoData);
-    a.server.initdb().await.expect("initdb");
+    a.create().await.expect("initdb");
     a.start_primary().await;
     for _ in 0..2 {
-        a.server.create_users().await.expect("users");
+        a.server.create_users(false).await.expect("users");
         a.server.create_slot(&slot("b")).await.expect("slot");
     }
     a.run("CREATE TABLE t (i int)").await;
     let (host, port) = a.host();
     let mut seen = Vec::new();
-    b.server.basebackup(&host, port, |p| seen.push(p), PATIENCE).await.expect("clone");
+    b.copy((&host, port), &mut |p| seen.push(p)).await.expect("clone");
     let last = seen.last().expect("progress");
     assert!(last.done_bytes > 0 && last.total_bytes >= last.done_bytes, "{last:?}");
     b.start_standby(&a.as_upstream()).await;
@@ -295,7 +313,7 @@ async fn two_servers_change_places_and_the_loser_is_rewound() {
     assert!(table.is_some_and(|t| t.database_name.as_deref() == Some("postgres")), "{report:?}");
 
     b.server.create_slot(&slot("a")).await.expect("slot");
-    a.server.rewind(&[dead, alive], PATIENCE).await.expect("rewind");
+    a.server.rewind(&[dead, alive], &a.plain(), PATIENCE).await.expect("rewind");
     a.start_standby(&b.as_upstream()).await;
     let back = a.until("streaming", streams).await;
     assert_eq!(back.timeline, TimelineId(2));
@@ -316,7 +334,7 @@ async fn a_lost_deadline_ends_the_primary_and_a_hang_is_noticed() {
     }
     let dir = tempfile::tempdir().expect("directory");
     let a = Node::new(dir.path(), "a", "127.0.7.3");
-    a.server.initdb().await.expect("initdb");
+    a.create().await.expect("initdb");
     a.start_primary().await;
     a.until("running", |_| true).await;
     let log = std::fs::read_to_string(dir.path().join("a/postmaster.pid")).expect("pid file");
@@ -418,12 +436,12 @@ async fn what_is_wrong_is_refused_and_named() {
     }
     let dir = tempfile::tempdir().expect("directory");
     let a = Node::new(dir.path(), "a", "127.0.7.4");
-    let clone = a.server.basebackup("127.0.7.9", 1, |_| {}, PATIENCE).await;
+    let clone = a.copy(("127.0.7.9", 1), &mut |_| {}).await;
     assert!(clone.expect_err("cloned").to_string().contains("pg_basebackup failed"));
     assert_eq!(a.server.observe(now(), QUERY).await, Postgres::NoData);
-    a.server.initdb().await.expect("initdb");
+    a.create().await.expect("initdb");
     assert!(matches!(a.server.observe(now(), QUERY).await, Postgres::Stopped(_)));
-    for refused in [a.server.initdb().await, a.server.basebackup("x", 1, |_| {}, PATIENCE).await] {
+    for refused in [a.create().await, a.copy(("x", 1), &mut |_| {}).await] {
         assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
     }
     let strange = a.settings(&json!({"postgresql": {"parameters": {
@@ -441,13 +459,13 @@ async fn what_is_wrong_is_refused_and_named() {
     a.start_primary().await;
     let twice = a.server.start(role, &a.plain()).await;
     assert!(matches!(twice, Err(Error::Refused { .. })), "{twice:?}");
-    assert!(matches!(a.server.remove_data().await, Err(Error::Refused { .. })));
+    assert!(matches!(a.server.give_up_data().await, Err(Error::Refused { .. })));
     // Passwords are in no log, and the server is stopped without a guard as well.
-    a.server.create_users().await.expect("users");
+    a.server.create_users(true).await.expect("users");
     let log = std::fs::read_to_string(a.server.log_file()).expect("log");
     assert!(!log.contains("su:per") && !log.contains("it's"), "{log}");
     a.server.stop(StopMode::Fast, PATIENCE).await.expect("stop");
     a.server.stop(StopMode::Fast, PATIENCE).await.expect("stopped already");
-    a.server.remove_data().await.expect("removed");
+    a.server.give_up_data().await.expect("removed");
     assert_eq!(a.server.observe(now(), QUERY).await, Postgres::NoData);
 }

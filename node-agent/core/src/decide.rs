@@ -10,10 +10,12 @@ use crate::outage;
 use crate::pause;
 use crate::postgres::{Postgres, Upstream};
 use crate::read_only::stop_writing;
+use crate::reinit;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::schedule;
 use crate::sick;
+use crate::takeover;
 use std::time::Duration;
 
 /// Decides. Total: every combination of facts has an answer, and waiting is one. The next pass is
@@ -27,6 +29,7 @@ pub fn decide(observed: &Observed) -> Decision {
     };
     schedule::restart(observed, &mut decision);
     pause::tidy(observed, &mut decision);
+    decision.tend.extend(reinit::refused(observed));
     decision.wake.after = decision.wake.after.min(observed.config.timing.loop_wait);
     decision
 }
@@ -35,8 +38,16 @@ fn by_role(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     let Some(cluster) = observed.cluster.known() else { return outage::decide(observed) };
     if let Some(job) = observed.job {
-        let why = format!("{:?} is under way", job.kind);
+        let why = match &observed.directory.progress {
+            Some(progress) => format!("{:?} is under way: {progress}", job.kind),
+            None => format!("{:?} is under way", job.kind),
+        };
         return Decision::wait(Rule::JobRunning, why, loop_wait, "the end of the work");
+    }
+    let rebuilt =
+        reinit::asked(observed, cluster).or_else(|| reinit::interrupted(observed, cluster));
+    if let Some(rebuilt) = rebuilt {
+        return rebuilt;
     }
     if let Postgres::Unreadable(why) = &observed.postgres {
         let wait = Decision::wait(Rule::DataUnreadable, why.clone(), loop_wait, "an operator");
@@ -108,6 +119,9 @@ fn led_by_other(observed: &Observed, cluster: &Cluster) -> Decision {
         let why = "an operator asked for a restart";
         return Decision::wait(Rule::Restart, why, Duration::ZERO, "the restart").act(Act::Restart);
     }
+    if let Some(restart) = takeover::under_guard(observed, cluster) {
+        return restart;
+    }
     let loop_wait = observed.config.timing.loop_wait;
     let Some(upstream) = upstream_of_leader(cluster) else {
         let why = "the leader's member key is not there";
@@ -158,6 +172,9 @@ fn lost_lock(observed: &Observed) -> Decision {
 }
 
 fn leaderless(observed: &Observed, cluster: &Cluster) -> Decision {
+    if let Some(taken) = takeover::take_over(observed, cluster) {
+        return taken;
+    }
     if let Some(take) = pause::take_key(observed, cluster) {
         return take;
     }

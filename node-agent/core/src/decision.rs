@@ -81,6 +81,12 @@ pub enum Act {
         /// The end of what is common.
         fork: Lsn,
     },
+    /// Report what only this directory holds, empty it and copy the source.
+    Reinit(Reinit),
+    /// Fill the empty data directory by the methods that need no server to copy from.
+    CloneLeaderless,
+    /// End the agent with a failure; PostgreSQL stays as it is.
+    Leave,
     /// Write the acknowledgement of the fence into the record.
     AcknowledgeFence(Box<FenceAck>),
     /// Restart PostgreSQL in its role.
@@ -98,12 +104,30 @@ impl Act {
             | Self::StartPrimary(_)
             | Self::Initdb(_)
             | Self::Clone(_)
+            | Self::CloneLeaderless
+            | Self::Reinit(_)
             | Self::Rewind { .. } => true,
-            Self::Release | Self::Demote { .. } | Self::AcknowledgeFence(_) | Self::Restart => {
-                false
-            }
+            Self::Release
+            | Self::Demote { .. }
+            | Self::AcknowledgeFence(_)
+            | Self::Leave
+            | Self::Restart => false,
         }
     }
+}
+
+/// A data directory that is replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reinit {
+    /// What is copied.
+    pub source: Upstream,
+    /// The last common timeline and the end of what is common, where something would be lost: it is
+    /// reported first.
+    pub diverged: Option<(TimelineId, Lsn)>,
+    /// An operator asked for it: a report that fails does not stop it.
+    pub asked: bool,
+    /// By a base backup of the leader, whatever methods are configured.
+    pub from_leader: bool,
 }
 
 /// An effect that may be repeated.
@@ -131,6 +155,15 @@ pub enum Tend {
     },
     /// Ask the source for its history.
     AskHistory(Upstream),
+    /// Read where the WAL of the stopped server ends.
+    ReadWalEnd {
+        /// A record that is surely there: the latest checkpoint.
+        from: Lsn,
+        /// On this timeline.
+        timeline: TimelineId,
+    },
+    /// What somebody asked for is not possible, for this reason; it is forgotten.
+    DropRequest(String),
     /// Change a slot.
     Slot(SlotChange),
     /// Write `/sync` over this revision.

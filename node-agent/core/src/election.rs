@@ -42,22 +42,17 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
     if let Some(wait) = stand_back(observed, cluster) {
         return wait;
     }
-    let asked = ask_whom(observed, cluster);
-    if asked.is_empty() {
-        return match standing::votes_missing(observed, cluster, running, &BTreeMap::new()) {
-            Some(why) => await_votes(why),
-            None => acquire("no other member may have newer data"),
-        };
-    }
-    let Some(poll) = fresh_poll(observed) else {
-        return Decision::wait(
-            Rule::AskPeers,
-            format!("no leader: asking {}", join(&asked)),
-            POLL_PAUSE,
-            "the members' answers",
-        )
-        .tend(Tend::AskPeers);
+    let poll = match ask(observed, cluster) {
+        Answers::Nobody => {
+            return match standing::votes_missing(observed, cluster, running, &BTreeMap::new()) {
+                Some(why) => await_votes(why),
+                None => acquire("no other member may have newer data"),
+            };
+        }
+        Answers::Asking(wait) => return wait,
+        Answers::Known(poll) => poll,
     };
+    let asked = ask_whom(observed, cluster);
     if let Some(why) = standing::live_primary(&observed.me.name, &poll.answers) {
         let wait = Decision::wait(Rule::PrimaryAlive, why, POLL_PAUSE, "the primary to stop");
         return wait.tend(Tend::AskPeers);
@@ -82,6 +77,9 @@ pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisi
 #[must_use]
 pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
     let new = cluster.initialize.as_deref().unwrap_or("").is_empty();
+    if !new && observed.directory.leaderless_copy {
+        return leaderless_copy(observed);
+    }
     if !new {
         return Decision::wait(
             Rule::AwaitLeader,
@@ -133,6 +131,17 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
     }
     Decision::wait(Rule::AcquireEmpty, "a new cluster", Duration::ZERO, "the leader key")
         .act(Act::Acquire(Winner { why: "a new cluster" }))
+}
+
+/// There is a cluster and nobody leads it; a backup needs no leader.
+fn leaderless_copy(observed: &Observed) -> Decision {
+    if let Some(until) = observed.stand_back_until.filter(|until| observed.now < *until) {
+        let left = observed.now.until(until);
+        return Decision::wait(Rule::AwaitLeader, "the copy failed lately", left, "a retry");
+    }
+    let why = "no leader to copy: a configured method needs none";
+    Decision::wait(Rule::CopyWithoutLeader, why, Duration::ZERO, "the copy")
+        .act(Act::CloneLeaderless)
 }
 
 /// The key's absence is no proof that its holder has stopped (etcd#15247): wait until this node
@@ -262,6 +271,32 @@ fn ask_whom(observed: &Observed, cluster: &Cluster) -> BTreeSet<MemberName> {
         .collect()
 }
 
+/// What the other members say.
+pub(crate) enum Answers<'a> {
+    /// There is nobody to ask.
+    Nobody,
+    /// They must be asked first.
+    Asking(Decision),
+    /// Their answers are young enough.
+    Known(&'a Poll),
+}
+
+/// The answers of the members that may be elected.
+pub(crate) fn ask<'a>(observed: &'a Observed, cluster: &Cluster) -> Answers<'a> {
+    let asked = ask_whom(observed, cluster);
+    if asked.is_empty() {
+        return Answers::Nobody;
+    }
+    match fresh_poll(observed) {
+        Some(poll) => Answers::Known(poll),
+        None => {
+            let why = format!("no leader: asking {}", join(&asked));
+            let wait = Decision::wait(Rule::AskPeers, why, POLL_PAUSE, "the members' answers");
+            Answers::Asking(wait.tend(Tend::AskPeers))
+        }
+    }
+}
+
 fn lag_too_large(cluster: &Cluster, running: &Running) -> Option<String> {
     let last =
         cluster.status.optime.max(cluster.position.as_ref().and_then(|p| p.lsn)).unwrap_or(Lsn(0));
@@ -286,6 +321,11 @@ fn await_votes(why: String) -> Decision {
 /// Names with commas between.
 pub(crate) fn join(names: &BTreeSet<MemberName>) -> String {
     names.iter().map(MemberName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// There is no cluster yet, and this node's PostgreSQL is the primary that one begins around.
+pub(crate) fn taken_over() -> Winner {
+    Winner { why: "the running primary begins the cluster" }
 }
 
 /// The leader key names this node already: nobody else can have had it since.

@@ -1,12 +1,11 @@
-//! Following a source: start, point, verify by history, rewind.
+//! Following a source: start, point, verify by history.
 
 use crate::decision::{Act, Decision, Tend};
-use crate::divergence::{Verdict, compare, own_end};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Postgres, Running, Upstream};
+use crate::rewind::{Judgement, judge};
 use crate::rule::Rule;
 use crate::slots;
-use node_agent_wire::history::TimelineHistory;
 use std::time::Duration;
 
 /// Between two questions to a source that did not answer, or is not streaming.
@@ -42,8 +41,8 @@ pub fn follow(
 ) -> Decision {
     match &observed.postgres {
         Postgres::Running(running) => follow_running(observed, cluster, running, upstream, steady),
-        Postgres::Stopped(_) => start(observed, upstream),
-        Postgres::Starting { standby: true, .. } => starting(observed, upstream),
+        Postgres::Stopped(_) => start(observed, cluster, upstream),
+        Postgres::Starting { standby: true, .. } => starting(observed, cluster, upstream),
         Postgres::Starting { .. } | Postgres::Unresponsive { .. } => Decision::wait(
             Rule::AwaitStart,
             "PostgreSQL does not answer yet",
@@ -59,7 +58,7 @@ pub fn follow(
     }
 }
 
-fn start(observed: &Observed, upstream: &Upstream) -> Decision {
+fn start(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> Decision {
     let at_once = |to: &Upstream, why: String| {
         Decision::wait(Rule::StartStandby, why, Duration::ZERO, "PostgreSQL to start")
             .tend(Tend::StartStandby(to.clone()))
@@ -67,9 +66,9 @@ fn start(observed: &Observed, upstream: &Upstream) -> Decision {
     if *upstream == Upstream::Nobody {
         return at_once(upstream, "read-only, following nobody".into());
     }
-    match judge(observed, upstream) {
+    match judge(observed, cluster, upstream) {
         Judgement::Follow => at_once(upstream, format!("following {}", name_of(upstream))),
-        Judgement::Rewind(decision) => decision,
+        Judgement::Diverged(decision) => decision,
         Judgement::Silent(why) => {
             at_once(&Upstream::Nobody, format!("read-only, following nobody yet: {why}"))
         }
@@ -78,18 +77,18 @@ fn start(observed: &Observed, upstream: &Upstream) -> Decision {
 }
 
 /// PostgreSQL replays and does not answer yet: it may need its source to become consistent.
-fn starting(observed: &Observed, upstream: &Upstream) -> Decision {
+fn starting(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> Decision {
     let wait = |why: String| {
         Decision::wait(Rule::AwaitStart, why, ASK_PAUSE, "PostgreSQL to accept connections")
     };
     if *upstream == Upstream::Nobody || observed.following.as_ref() == Some(upstream) {
         return wait("PostgreSQL replays WAL".into());
     }
-    match judge(observed, upstream) {
+    match judge(observed, cluster, upstream) {
         Judgement::Follow => {
             wait("PostgreSQL replays WAL".into()).tend(Tend::Follow(upstream.clone()))
         }
-        Judgement::Rewind(decision) => decision,
+        Judgement::Diverged(decision) => decision,
         Judgement::Silent(_) | Judgement::Ask(_) => {
             wait("PostgreSQL replays WAL".into()).tend(Tend::AskHistory(upstream.clone()))
         }
@@ -123,8 +122,8 @@ fn follow_running(
         }
         return decision;
     }
-    match judge(observed, upstream) {
-        Judgement::Rewind(rewind) => return rewind,
+    match judge(observed, cluster, upstream) {
+        Judgement::Diverged(rewind) => return rewind,
         Judgement::Follow if !points => {
             decision.rule = Rule::Follow;
             decision.why = format!("now following {}", name_of(upstream));
@@ -158,109 +157,13 @@ fn promoted_since(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -
     now > then && then.is_some()
 }
 
-/// What comparing the histories says.
-enum Judgement {
-    /// The local WAL is part of the source's history.
-    Follow,
-    /// It is not: this is what to do.
-    Rewind(Decision),
-    /// The source was asked and did not answer.
-    Silent(String),
-    /// The source must be asked first.
-    Ask(String),
-}
-
-fn judge(observed: &Observed, upstream: &Upstream) -> Judgement {
-    let Some(source) = observed.source.as_ref().filter(|s| s.upstream == *upstream) else {
-        return Judgement::Ask(format!("asking {} for its history", name_of(upstream)));
-    };
-    let history = match &source.answer {
-        Ok(history) => history,
-        Err(why) => {
-            let name = name_of(upstream);
-            return Judgement::Silent(format!("the history of {name} is not known: {why}"));
-        }
-    };
-    let (Some(own), Some(own_history)) = (own_end(&observed.postgres), &observed.own_history)
-    else {
-        return Judgement::Ask("the local history is not known yet".into());
-    };
-    if own.timeline > history.timeline && (due(observed) || streams_from(observed, upstream)) {
-        // The source has moved on since it was asked, or the local timeline is foreign to it. What
-        // it streams itself is not foreign to it.
-        return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
-    }
-    match compare(own, own_history, history) {
-        Verdict::InHistory => Judgement::Follow,
-        Verdict::Diverged { timeline, fork } => {
-            Judgement::Rewind(rewind(observed, upstream, history, timeline, fork))
-        }
-        Verdict::CanNotTell => Judgement::Silent(format!(
-            "this node crashed as primary and {} is still on timeline {}",
-            name_of(upstream),
-            history.timeline
-        )),
-    }
-}
-
-fn rewind(
-    observed: &Observed,
-    upstream: &Upstream,
-    history: &TimelineHistory,
-    timeline: node_agent_wire::TimelineId,
-    fork: node_agent_wire::Lsn,
-) -> Decision {
-    let why = format!(
-        "local WAL left the history of {} (timeline {}) at {fork} on timeline {timeline}",
-        name_of(upstream),
-        history.timeline
-    );
-    let rewindable = match &observed.postgres {
-        Postgres::Stopped(control) | Postgres::Starting { control, .. } => control.rewindable,
-        Postgres::Running(_) => true,
-        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => false,
-    };
-    let pause = observed.config.timing.loop_wait;
-    if !observed.config.use_pg_rewind {
-        return Decision::wait(
-            Rule::RewindImpossible,
-            format!("{why}; use_pg_rewind is off: set it, or empty the data directory"),
-            pause,
-            "an operator",
-        );
-    }
-    if !rewindable {
-        return Decision::wait(
-            Rule::RewindImpossible,
-            format!(
-                "{why}; pg_rewind needs data checksums or wal_log_hints: empty the data directory"
-            ),
-            pause,
-            "an operator",
-        );
-    }
-    if let Some(until) = observed.stand_back_until.filter(|until| observed.now < *until) {
-        return Decision::wait(
-            Rule::AwaitSource,
-            format!("{why}; pg_rewind failed lately"),
-            observed.now.until(until),
-            "the next attempt",
-        );
-    }
-    Decision::wait(Rule::Rewind, why, Duration::ZERO, "pg_rewind").act(Act::Rewind {
-        source: upstream.clone(),
-        timeline,
-        fork,
-    })
-}
-
 fn ask(upstream: &Upstream, why: String) -> Decision {
     Decision::wait(Rule::AwaitSource, why, ASK_PAUSE, "the source's history")
         .tend(Tend::AskHistory(upstream.clone()))
 }
 
 /// The last question is long enough ago for another one.
-fn due(observed: &Observed) -> bool {
+pub(crate) fn due(observed: &Observed) -> bool {
     observed.source.as_ref().is_none_or(|s| observed.now.since(s.at) >= ASK_PAUSE)
 }
 
@@ -268,7 +171,7 @@ fn streaming(running: &Running) -> bool {
     running.receiver.as_ref().is_some_and(|r| r.status == "streaming")
 }
 
-fn streams_from(observed: &Observed, upstream: &Upstream) -> bool {
+pub(crate) fn streams_from(observed: &Observed, upstream: &Upstream) -> bool {
     match &observed.postgres {
         Postgres::Running(running) => {
             observed.following.as_ref() == Some(upstream) && streaming(running)

@@ -14,6 +14,7 @@ use crate::sick;
 use crate::slots;
 use crate::switchover::{asked_in_pause, refuse, switchover};
 use crate::synchronous::{awaits_sync, sync_step, waits_in_vain};
+use crate::takeover::under_guard;
 use std::time::Duration;
 
 /// Decides for the holder of the leader key.
@@ -34,6 +35,9 @@ pub(crate) fn restart() -> Decision {
 }
 
 fn lead_primary(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> Decision {
+    if let Some(restart) = under_guard(observed, cluster) {
+        return restart.tend(Tend::PublishLeader);
+    }
     match &observed.postgres {
         Postgres::NoData => begin(observed, cluster, right),
         Postgres::Stopped(control) => start_as_leader(observed, cluster, control, right),

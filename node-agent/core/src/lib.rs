@@ -9,6 +9,7 @@
 
 pub mod decide;
 pub mod decision;
+pub mod directory;
 pub mod divergence;
 pub mod election;
 pub mod failsafe;
@@ -22,6 +23,8 @@ pub mod promise;
 pub mod promotion;
 pub mod quorum;
 mod read_only;
+pub mod reinit;
+pub mod rewind;
 pub mod right;
 pub mod rule;
 pub mod schedule;
@@ -31,6 +34,7 @@ mod standing;
 mod switchover;
 pub mod sync;
 mod synchronous;
+mod takeover;
 pub mod time;
 pub mod waits;
 

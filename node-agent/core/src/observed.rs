@@ -1,5 +1,6 @@
 //! Everything that one decision is made from.
 
+use crate::directory::Directory;
 use crate::divergence::SourceHistory;
 use crate::failsafe::Failsafe;
 use crate::postgres::{Postgres, Upstream};
@@ -222,6 +223,11 @@ pub enum JobKind {
 pub enum Request {
     /// Restart PostgreSQL in its present role.
     Restart,
+    /// Replace the data directory by a new copy.
+    Reinit {
+        /// By a base backup of the leader, whatever methods are configured.
+        from_leader: bool,
+    },
 }
 
 /// The view that one decision is made from.
@@ -252,6 +258,8 @@ pub struct Observed {
     pub last_record: Option<FederationRecord>,
     /// PostgreSQL on this node.
     pub postgres: Postgres,
+    /// The data directory, beside what PostgreSQL says of it.
+    pub directory: Directory,
     /// The history of the local data directory's timeline.
     pub own_history: Option<TimelineHistory>,
     /// The upstream that PostgreSQL is configured with.

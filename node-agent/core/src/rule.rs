@@ -188,6 +188,29 @@ rules! {
     AwaitLeader = 208, "await-leader",
         "No data directory, and nobody to copy.",
         "Wait for a leader.";
+    Reinitialize = 209, "reinitialize",
+        "An operator asked for a new copy of this member, and another one leads.",
+        "What only this member has is reported; the data directory is emptied and filled anew.";
+    CopyAgain = 211, "copy-again",
+        "The local WAL left the leader's history, pg_rewind can't help, and the configuration lets \
+         the data directory be removed.",
+        "What would be lost is reported and kept; the directory is emptied and filled anew.";
+    RewindInterrupted = 212, "rewind-interrupted",
+        "pg_rewind was stopped half-way, and the configuration does not let the directory be removed.",
+        "Nothing is touched and the leader key is released; an operator reinitialises the member.";
+    CopyWithoutLeader = 213, "copy-without-leader",
+        "No data directory and no leader, and a method of create_replica_methods needs none.",
+        "That method fills the directory.";
+    TakeOver = 214, "take-over",
+        "There is no cluster in the DCS, and PostgreSQL ran as a primary before the agent started.",
+        "The leader key is taken, unless another member is a primary too; the cluster begins here.";
+    NotAdopted = 215, "not-adopted",
+        "There is no cluster in the DCS, and PostgreSQL ran before the agent started as a replica, \
+         or where no cluster may begin.",
+        "The agent ends with exit code 1; PostgreSQL stays as it is.";
+    GuardMissing = 216, "guard-missing",
+        "PostgreSQL runs and was not started by an agent, so no guard could stop it in time.",
+        "It is restarted under its guard.";
     ObserverWait = 300, "observer-wait",
         "The leader key is gone, and its last beat is younger than its TTL by this node's clock.",
         "Wait: the key's absence is no proof that the leader has stopped.";

@@ -6,10 +6,11 @@
 mod support;
 
 use node_agent_core::decide;
-use node_agent_core::decision::{Act, Decision, Tend};
-use node_agent_core::divergence::{Verdict, compare, own_end};
+use node_agent_core::decision::{Act, Decision, Reinit, Tend};
+use node_agent_core::divergence::{Verdict, compare};
 use node_agent_core::observed::{Cluster, Observed, PeerAnswer, RecordView, Request};
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
+use node_agent_core::rewind::end_of_own_wal;
 use node_agent_core::slots::SlotChange;
 use node_agent_core::time::Fact;
 use node_agent_wire::federation::{FederationRecord, Isolation, OperationKind};
@@ -119,6 +120,15 @@ fn running(o: &Observed) -> Option<&Running> {
     }
 }
 
+/// PostgreSQL ran before the agent, and there is no cluster: nobody has given it a leader key.
+fn found(o: &Observed, cluster: &Cluster) -> bool {
+    o.directory.found_running
+        && cluster.system_id().is_none()
+        && cluster.leader.is_none()
+        && !cluster.config.pause
+        && cluster.record == RecordView::Absent
+}
+
 fn demotes(decision: &Decision) -> bool {
     matches!(decision.act, Some(Act::Demote { .. }))
 }
@@ -186,6 +196,9 @@ fn check_stopping(o: &Observed, decision: &Decision) {
     } else if !allowed {
         // A fence, another primary, a later epoch: whoever has the key, and in pause too.
         assert!(demotes(decision), "writes without the right");
+    } else if found(o, cluster) && running(o).is_some() && !leads(o, cluster) {
+        // As it was before the agent came, until it is taken over.
+        assert!(matches!(decision.act, None | Some(Act::Acquire(_) | Act::Leave)));
     } else if !leads(o, cluster) && !own_key && !cluster.config.pause && !own_mark(o, cluster) {
         assert!(demotes(decision), "writes without the key");
     } else if leads(o, cluster) && running(o).is_some() && cluster.failover.value.is_empty() {
@@ -224,6 +237,11 @@ fn check_acquire(o: &Observed, decision: &Decision) {
     check_failsafe(o, cluster);
     if let Some(leader) = &cluster.leader {
         assert_eq!(*leader, o.me.name, "another leader's key");
+        return;
+    }
+    if found(o, cluster) && writes(&o.postgres) {
+        assert!(o.me.may_bootstrap && datacenter_may_write(o, cluster), "taken over");
+        check_silent(o, cluster);
         return;
     }
     check_maintenance(o, cluster);
@@ -265,6 +283,16 @@ fn check_failsafe(o: &Observed, cluster: &Cluster) {
         let given = votes.map_or(0, |v| v.granted.intersection(&terms.members).count());
         let own = votes.is_some_and(|v| v.granted.contains(&o.me.name));
         assert!((given + 1 - usize::from(own)) * 2 > terms.members.len(), "no majority");
+    }
+}
+
+/// Nobody else is a primary.
+fn check_silent(o: &Observed, cluster: &Cluster) {
+    if cluster.members.keys().all(|name| *name == o.me.name) {
+        return;
+    }
+    for answer in o.poll.iter().flat_map(|poll| poll.answers.values()) {
+        assert!(!matches!(answer, PeerAnswer::Answered(standing) if !standing.in_recovery));
     }
 }
 
@@ -347,7 +375,7 @@ fn check_following(o: &Observed, decision: &Decision) {
     let verdict = |upstream: &Upstream| {
         let source = o.source.as_ref().filter(|s| s.upstream == *upstream)?;
         let theirs = source.answer.as_ref().ok()?;
-        Some(compare(own_end(&o.postgres)?, o.own_history.as_ref()?, theirs))
+        Some(compare(end_of_own_wal(o)?, o.own_history.as_ref()?, theirs))
     };
     for tend in &decision.tend {
         if let Tend::StartStandby(to) | Tend::Follow(to) = tend
@@ -372,8 +400,47 @@ fn check_following(o: &Observed, decision: &Decision) {
             assert_eq!(o.postgres, Postgres::NoData);
             assert_ne!(*from, Upstream::Nobody);
         }
+        Some(Act::CloneLeaderless) => {
+            let leader = dcs(o).and_then(|cluster| cluster.leader.as_ref());
+            assert!(leader.is_none() && o.directory.leaderless_copy);
+            assert_eq!(o.postgres, Postgres::NoData);
+        }
+        Some(Act::Reinit(reinit)) => check_reinit(o, reinit, verdict(&reinit.source)),
+        Some(Act::Leave) => {
+            assert!(found(o, dcs(o).unwrap()) && o.job.is_none());
+            assert!(o.lease.held_until.is_none_or(|until| until <= o.now));
+        }
         _ => {}
     }
+}
+
+/// A directory is only given up for a copy of another leader, and what it alone has is named.
+fn check_reinit(o: &Observed, reinit: &Reinit, verdict: Option<Verdict>) {
+    let cluster = dcs(o).expect("the DCS is known");
+    let leader = cluster.leader.as_ref().expect("there is a leader");
+    assert!(*leader != o.me.name && !leads(o, cluster) && !writes(&o.postgres));
+    assert!(matches!(&reinit.source, Upstream::Member { name, .. } if name == leader));
+    match verdict {
+        Some(Verdict::Diverged { timeline, fork }) => {
+            assert_eq!(reinit.diverged, Some((timeline, fork)), "nothing is lost silently");
+        }
+        Some(Verdict::InHistory | Verdict::CanNotTell) | None => {
+            assert_eq!(reinit.diverged, None);
+        }
+    }
+    if reinit.asked {
+        assert!(matches!(o.request, Some(Request::Reinit { .. })));
+        return;
+    }
+    let config = &o.config;
+    assert!(
+        config.remove_data_directory_on_rewind_failure
+            || config.remove_data_directory_on_diverged_timelines
+    );
+    let interrupted =
+        matches!(o.postgres, Postgres::Unreadable(_)) && o.directory.rewind_interrupted;
+    assert!(interrupted || reinit.diverged.is_some());
+    assert!(!config.pause);
 }
 
 fn check_slots(o: &Observed, decision: &Decision) {
@@ -418,7 +485,8 @@ fn check_leaders_writes(o: &Observed, decision: &Decision) {
             assert!(matches!(o.lease.held_until, Some(until) if until > o.now));
         }
         Some(Act::Restart) => {
-            assert!(o.request == Some(Request::Restart) && running(o).is_some());
+            let unguarded = o.directory.unguarded && !o.config.pause;
+            assert!((o.request == Some(Request::Restart) || unguarded) && running(o).is_some());
         }
         _ => {}
     }
@@ -459,7 +527,7 @@ fn the_facts_lead_to_every_act() {
     let mut runner = TestRunner::deterministic();
     let facts = pressed();
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..8_000 {
+    for _ in 0..10_000 {
         let o = facts.new_tree(&mut runner).expect("facts").current();
         let decision = decide(&o);
         if decision.tend.iter().any(|t| matches!(t, Tend::ReplaceRecord { .. })) {
@@ -477,9 +545,12 @@ fn the_facts_lead_to_every_act() {
             Some(Act::Rewind { .. }) => "rewind",
             Some(Act::AcknowledgeFence(_)) => "acknowledge",
             Some(Act::Restart) => "restart",
+            Some(Act::Reinit(_)) => "reinit",
+            Some(Act::CloneLeaderless) => "clone without a leader",
+            Some(Act::Leave) => "leave",
         };
         *seen.entry(name).or_default() += 1;
     }
-    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert_eq!(seen.len(), 15, "{seen:?}");
     assert!(seen.values().all(|count| *count >= 2), "{seen:?}");
 }

@@ -211,6 +211,8 @@ impl World {
             | Tend::DropScheduledRestart(_)
             | Tend::EndUnattended
             | Tend::AskVotes { .. }
+            | Tend::ReadWalEnd { .. }
+            | Tend::DropRequest(_)
             | Tend::ApplySettings => None,
         });
         tend.or_else(|| matches!(decision.act, Some(Act::Promote(_))).then_some(Plan::Promote))

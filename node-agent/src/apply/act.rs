@@ -3,16 +3,24 @@
 use super::{Hands, note};
 use crate::clock;
 use crate::dcs::{Compare, Dcs, Write};
-use crate::jobs::{self, Demotion, RewindPlan};
+use crate::jobs::{self, CopyPlan, Demotion, ReinitPlan, RewindPlan, told};
 use crate::observe::Memory;
+use crate::postgres::method::{BootstrapPlan, CopyMethod, base_backup, copy_methods};
 use crate::postgres::{Effective, StopMode};
-use node_agent_core::decision::{self, Act};
+use crate::publish;
+use node_agent_core::decision::{self, Act, Reinit};
 use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
 use node_agent_core::postgres::{Postgres, Upstream};
 use node_agent_wire::Revision;
 use node_agent_wire::federation::{FederationRecord, FenceAck};
 use node_agent_wire::keys::Leaf;
+use std::path::PathBuf;
 use std::time::Duration;
+
+/// Taking the announcement of a bootstrap back.
+const WITHDRAW_MAX: Duration = Duration::from_secs(5);
+/// Before a copy is tried again that can't be begun.
+const COPY_PAUSE: Duration = Duration::from_secs(5);
 
 impl Hands {
     pub(super) async fn act(
@@ -41,9 +49,10 @@ impl Hands {
                     // 0 asks for a failover in place of recovery; when nobody could take over, it
                     // takes as long as it takes.
                     if limit.is_zero() {
-                        return jobs::start_primary(&tools, &settings).await;
+                        let started = jobs::start_primary(&tools, &settings).await;
+                        return started.map_err(|e| told(&e));
                     }
-                    jobs::start_primary_within(&tools, &settings, limit).await
+                    jobs::start_primary_within(&tools, &settings, limit).await.map_err(|e| told(&e))
                 });
             }
             Act::Demote { mode, checkpoint, release } => {
@@ -51,11 +60,11 @@ impl Hands {
                 let how = Demotion { mode: stop_mode(mode), checkpoint, release };
                 self.jobs.begin(JobKind::Demote, jobs::demote(tools, how));
             }
-            Act::Initdb(_) => self.initdb(memory, settings).await,
-            Act::Clone(source) => {
-                memory.data_generation += 1;
-                self.jobs.begin(JobKind::Clone, jobs::clone(tools, source));
-            }
+            Act::Initdb(_) => self.bootstrap(memory, observed, settings).await,
+            Act::Clone(source) => self.clone(memory, observed, source),
+            Act::CloneLeaderless => self.clone(memory, observed, Upstream::Nobody),
+            Act::Reinit(reinit) => self.reinit(memory, observed, reinit),
+            Act::Leave => self.leaving = true,
             Act::Rewind { source, timeline, fork } => {
                 memory.data_generation += 1;
                 let plan = self.rewind_plan(observed, &source, timeline, fork);
@@ -83,8 +92,16 @@ impl Hands {
         self.wake.notify_one();
     }
 
-    async fn initdb(&mut self, memory: &mut Memory, settings: Effective) {
+    async fn bootstrap(&mut self, memory: &mut Memory, observed: &Observed, settings: Effective) {
         memory.data_generation += 1;
+        let plan = match BootstrapPlan::read(&self.config) {
+            Ok(plan) => plan,
+            Err(error) => {
+                memory.start_failures += 1;
+                tracing::error!(%error, hint = error.hint(), "the cluster can't be begun");
+                return;
+            }
+        };
         // Patroni members must see that a bootstrap is under way (contract A.4).
         let key = self.path.key(Leaf::Initialize);
         let absent = [Compare::Absent(key.clone())];
@@ -94,8 +111,79 @@ impl Hands {
             "announcing the bootstrap",
         );
         self.applied = Some(settings.clone());
-        let tools = self.tools.clone();
-        self.jobs.begin(JobKind::Bootstrap, jobs::initdb(tools, settings));
+        let work = jobs::bootstrap(self.tools.clone(), settings, plan);
+        let (dcs, path) = (self.dcs.clone(), self.path.clone());
+        let mine = publish::as_leader(&self.path, &observed.me.name);
+        self.jobs.begin(JobKind::Bootstrap, async move {
+            let made = work.await;
+            if made.is_err() {
+                // Otherwise every other member would wait for a bootstrap that has ended.
+                let key = path.key(Leaf::Initialize);
+                let unfinished = [mine, Compare::ValueIs(key.clone(), "".into())];
+                let gone = dcs.write(&unfinished, &[Write::Delete(key)], WITHDRAW_MAX).await;
+                note(gone.map(|_| ()), "withdrawing the bootstrap");
+            }
+            made
+        });
+    }
+
+    /// The configured methods, or none with a line in the log.
+    fn copy_plan(&self, observed: &Observed, source: Upstream) -> Option<CopyPlan> {
+        let standby = observed.config.standby_cluster.is_some();
+        let list = CopyPlan::list_for(&source, standby);
+        match copy_methods(&self.config, &observed.config, list) {
+            Ok(methods) => Some(CopyPlan { source, methods }),
+            Err(error) => {
+                tracing::error!(%error, hint = error.hint(), "the data directory is not filled");
+                None
+            }
+        }
+    }
+
+    fn clone(&mut self, memory: &mut Memory, observed: &Observed, source: Upstream) {
+        memory.data_generation += 1;
+        match self.copy_plan(observed, source) {
+            Some(plan) => {
+                self.jobs.begin(JobKind::Clone, jobs::clone(self.tools.clone(), plan));
+            }
+            None => memory.stand_back_until = Some(clock::boot() + COPY_PAUSE),
+        }
+    }
+
+    fn reinit(&mut self, memory: &mut Memory, observed: &Observed, reinit: Reinit) {
+        memory.data_generation += 1;
+        memory.request = None;
+        let copy = if reinit.from_leader {
+            Some(CopyPlan { source: reinit.source, methods: vec![self.base_backup(observed)] })
+        } else {
+            self.copy_plan(observed, reinit.source)
+        };
+        let Some(copy) = copy else {
+            memory.stand_back_until = Some(clock::boot() + COPY_PAUSE);
+            return;
+        };
+        let (keep, diverged) = (self.place_of_divergent_wal(observed), reinit.diverged);
+        let plan = ReinitPlan { copy, diverged, keep, asked: reinit.asked };
+        self.jobs.begin(JobKind::Clone, jobs::reinit(self.tools.clone(), plan));
+    }
+
+    fn base_backup(&self, observed: &Observed) -> CopyMethod {
+        base_backup(&self.config, &observed.config).unwrap_or_else(|error| {
+            tracing::warn!(%error, hint = error.hint(), "base backup without its options");
+            CopyMethod::Basebackup(Vec::new())
+        })
+    }
+
+    /// Where WAL that is discarded is kept; `None`: it is not.
+    fn place_of_divergent_wal(&self, observed: &Observed) -> Option<PathBuf> {
+        crate::observe::record_of(observed).is_none_or(|r| r.policies.keep_divergent_wal).then(
+            || {
+                let data = self.tools.server.data_dir();
+                let name = data.file_name().map(|n| n.to_string_lossy().into_owned());
+                let name = name.unwrap_or_else(|| "data".to_owned());
+                data.with_file_name(format!("{name}.divergent-{}", clock::wall_us()))
+            },
+        )
     }
 
     fn rewind_plan(
@@ -114,15 +202,8 @@ impl Hands {
             (_, Upstream::Remote { hosts, .. }) => hosts.clone(),
             (_, Upstream::Nobody) => Vec::new(),
         };
-        let keep = crate::observe::record_of(observed)
-            .is_none_or(|r| r.policies.keep_divergent_wal)
-            .then(|| {
-                let data = self.tools.server.data_dir();
-                let name = data.file_name().map(|n| n.to_string_lossy().into_owned());
-                let name = name.unwrap_or_else(|| "data".to_owned());
-                data.with_file_name(format!("{name}.divergent-{}", clock::wall_us()))
-            });
-        RewindPlan { hosts, timeline, fork, keep }
+        let keep = self.place_of_divergent_wal(observed);
+        RewindPlan { hosts, timeline, fork, keep, settings: self.settings(observed) }
     }
 
     async fn acknowledge(&self, observed: &Observed, cluster: Option<&Cluster>, ack: FenceAck) {

@@ -3,8 +3,10 @@
 mod act;
 mod history;
 mod tend;
+mod wal_end;
 
 pub use history::HistoryDesk;
+pub use wal_end::WalEndDesk;
 
 use crate::checkup::Checkup;
 use crate::dcs::DcsError;
@@ -47,6 +49,10 @@ pub struct Hands {
     pub wake: Arc<Notify>,
     /// The settings that PostgreSQL was last given.
     pub applied: Option<Effective>,
+    /// The agent is to end, and to leave PostgreSQL as it is.
+    pub leaving: bool,
+    /// What is being read, or was, about the end of WAL.
+    pub wal_ends: WalEndDesk,
     /// Who waits for the restart.
     pub restart_reply: Option<oneshot::Sender<Result<(), String>>>,
 }

@@ -50,6 +50,11 @@ impl Hands {
                 self.ask_votes(memory, observed, cluster, beat, &of).await;
             }
             Tend::AskHistory(upstream) => self.ask_history(upstream),
+            Tend::ReadWalEnd { from, timeline } => self.read_wal_end(from, timeline),
+            Tend::DropRequest(why) => {
+                tracing::info!(why, "the request for a new copy is forgotten");
+                memory.request = None;
+            }
             Tend::Slot(change) => self.change_slot(memory, change).await,
             Tend::WriteSync { sync, over } => {
                 self.write_at(observed, Leaf::Sync, over, Some(sync.to_json()), "/sync").await;

@@ -2,7 +2,7 @@
 
 use super::{Tools, told};
 use crate::keeper::Keeper;
-use crate::postgres::{Effective, StartAs, StopMode};
+use crate::postgres::{Effective, Error, StartAs, StopMode};
 use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;
 use std::sync::atomic::Ordering;
@@ -21,12 +21,12 @@ const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
 const CHECKPOINT_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// When the lease ends now; in the past when it is not held.
-fn lease_end(keeper: &Keeper) -> Boot {
+pub(super) fn lease_end(keeper: &Keeper) -> Boot {
     keeper.held_until().unwrap_or_default()
 }
 
 /// Starts writable, the guard armed with the lease's end from the first moment.
-pub async fn start_primary(tools: &Tools, settings: &Effective) -> Result<(), String> {
+pub async fn start_primary(tools: &Tools, settings: &Effective) -> Result<(), Error> {
     start_primary_within(tools, settings, START_MAX).await
 }
 
@@ -35,11 +35,11 @@ pub async fn start_primary_within(
     tools: &Tools,
     settings: &Effective,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<(), Error> {
     tools.keeper.arm(true);
     let deadline = lease_end(&tools.keeper);
-    tools.server.start(StartAs::Primary { deadline }, settings).await.map_err(|e| told(&e))?;
-    tools.server.wait_ready(limit).await.map_err(|e| told(&e))
+    tools.server.start(StartAs::Primary { deadline }, settings).await?;
+    tools.server.wait_ready(limit).await
 }
 
 /// Starts as a standby.
@@ -123,7 +123,7 @@ pub async fn restart(
                 start_standby(tools.clone(), settings, upstream).await?;
                 tools.server.wait_ready(limit).await.map_err(|e| told(&e))
             }
-            None => start_primary_within(&tools, &settings, limit).await,
+            None => start_primary_within(&tools, &settings, limit).await.map_err(|e| told(&e)),
         }
     };
     let result = work.await;

@@ -5,8 +5,8 @@ mod copy;
 mod life;
 mod rewind;
 
-pub use bootstrap::initdb;
-pub use copy::clone;
+pub use bootstrap::bootstrap;
+pub use copy::{CopyPlan, ReinitPlan, clone, reinit};
 pub use life::{
     Demotion, demote, promote, restart, start_primary, start_primary_within, start_standby,
 };
@@ -16,9 +16,10 @@ use crate::clock;
 use crate::failsafe::Desk;
 use crate::keeper::Keeper;
 use crate::postgres::{Error, Server};
+use node_agent_core::directory::Progress;
 use node_agent_core::observed::{Job, JobKind};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -42,6 +43,26 @@ pub struct Tools {
     pub checkpointed: Arc<AtomicBool>,
     /// The promises of failsafe mode.
     pub failsafe: Arc<Desk>,
+    /// How far the copy under way is.
+    pub progress: Arc<Gauge>,
+    /// The last pg_rewind failed while its source was well.
+    pub rewind_failed: Arc<AtomicBool>,
+}
+
+/// How far a copy is: written by the job, read by whoever is asked.
+#[derive(Debug, Default)]
+pub struct Gauge(Mutex<Option<Progress>>);
+
+impl Gauge {
+    /// The last progress, while a copy is under way.
+    #[must_use]
+    pub fn read(&self) -> Option<Progress> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, progress: Option<Progress>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
 }
 
 /// The job under way, if any.
@@ -82,6 +103,28 @@ impl Jobs {
         self.current = Some((Job { kind, since: clock::boot() }, task));
     }
 
+    /// Ends a copy or a rewind that is under way, with its programs; any other work is finished
+    /// first. Returns what still runs.
+    pub async fn cancel_copy(&mut self) -> Option<Job> {
+        let (job, task) = self.current.take()?;
+        match job.kind {
+            JobKind::Clone | JobKind::Rewind => {
+                tracing::warn!(work = ?job.kind, "cancelled: a new copy was asked for by force");
+                task.abort();
+                let _cancelled_is_fine = task.await;
+                None
+            }
+            JobKind::Bootstrap
+            | JobKind::Demote
+            | JobKind::Start
+            | JobKind::Promote
+            | JobKind::Restart => {
+                self.current = Some((job, task));
+                Some(job)
+            }
+        }
+    }
+
     /// The outcome of a job that has ended since the last call.
     pub async fn reap(&mut self) -> Option<Outcome> {
         if !self.current.as_ref().is_some_and(|(_, task)| task.is_finished()) {
@@ -97,6 +140,6 @@ impl Jobs {
 }
 
 /// An error with its hint, in one line.
-fn told(error: &Error) -> String {
+pub(crate) fn told(error: &Error) -> String {
     format!("{error}; {}", error.hint())
 }

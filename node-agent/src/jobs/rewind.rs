@@ -3,9 +3,10 @@
 use super::copy::COPY_MAX;
 use super::life::STOP_MAX;
 use super::{Tools, told};
-use crate::postgres::StopMode;
+use crate::postgres::{Effective, Server, StopMode};
 use node_agent_wire::{Lsn, TimelineId};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Finding a server that knows the names of the tables in a divergence report.
@@ -22,6 +23,8 @@ pub struct RewindPlan {
     pub fork: Lsn,
     /// Where divergent WAL is kept; `None`: it is not.
     pub keep: Option<PathBuf>,
+    /// The archive's commands are among them.
+    pub settings: Effective,
 }
 
 /// Reports and keeps what will be lost, then rewinds. Nothing is discarded before the report is
@@ -29,11 +32,26 @@ pub struct RewindPlan {
 pub async fn rewind(tools: Tools, plan: RewindPlan) -> Result<(), String> {
     let server = &tools.server;
     server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
+    report_loss(server, plan.timeline, plan.fork, plan.keep, &plan.hosts).await?;
+    let done = server.rewind(&plan.hosts, &plan.settings, COPY_MAX).await;
+    let hopeless = done.as_ref().is_err_and(|failure| failure.hopeless);
+    tools.rewind_failed.store(hopeless, Ordering::SeqCst);
+    done.map_err(|failure| told(&failure.error))
+}
+
+/// Writes the report of what is beyond the fork, and keeps that WAL where asked.
+pub(super) async fn report_loss(
+    server: &Server,
+    timeline: TimelineId,
+    fork: Lsn,
+    keep: Option<PathBuf>,
+    hosts: &[(String, u16)],
+) -> Result<(), String> {
     let mut lost = server
-        .divergence_report(plan.fork, plan.timeline, plan.keep)
+        .divergence_report(fork, timeline, keep)
         .await
         .map_err(|e| format!("nothing was discarded, the report of it failed: {}", told(&e)))?;
-    if let Err(error) = server.name_relations(&mut lost, &plan.hosts, NAMES_MAX).await {
+    if let Err(error) = server.name_relations(&mut lost, hosts, NAMES_MAX).await {
         // The report is written; the WAL's own numbers of the tables stay in it.
         tracing::warn!(error = %told(&error), "the divergence report names no tables");
     }
@@ -43,10 +61,10 @@ pub async fn rewind(tools: Tools, plan: RewindPlan) -> Result<(), String> {
         first_commit = lost.first_commit.as_deref().unwrap_or("none"),
         last_commit = lost.last_commit.as_deref().unwrap_or("none"),
         complete = lost.complete,
-        fork = %plan.fork,
-        timeline = %plan.timeline,
+        fork = %fork,
+        timeline = %timeline,
         report = %lost.report.display(),
         "discarding divergent WAL"
     );
-    server.rewind(&plan.hosts, COPY_MAX).await.map_err(|e| told(&e))
+    Ok(())
 }

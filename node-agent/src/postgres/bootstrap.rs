@@ -1,9 +1,11 @@
-//! A new database system: initdb, and the users that the agents need.
+//! A new database system: by initdb or a configured command, and the users that the agents need.
 
 use super::command::Tool;
+use super::conf::conninfo_value;
+use super::method::{BootstrapMethod, ConfiguredCommand};
 use super::process::Postmaster;
 use super::session::Session;
-use super::{Error, QUERY_DEADLINE, Server, conf, files};
+use super::{Effective, Error, QUERY_DEADLINE, Server, StopMode, conf, control, files, passfile};
 use node_agent_wire::config::Credentials;
 use serde_json::Value;
 use std::time::Duration;
@@ -81,53 +83,188 @@ impl Server {
         Ok(())
     }
 
-    /// Marks the directory as half written while `work` runs. After a failure it is emptied.
-    pub(super) async fn fill(
-        &self,
-        mark: &str,
-        work: impl Future<Output = Result<(), Error>>,
-    ) -> Result<(), Error> {
+    /// Marks the directory as half written.
+    pub(super) async fn mark(&self, mark: &str) -> Result<(), Error> {
         if let Some(parent) = self.places.incomplete.parent() {
             std::fs::create_dir_all(parent).map_err(files::failed("create", parent))?;
         }
         files::write(&self.places.incomplete, mark.to_owned()).await?;
-        files::clear_dir(&self.places.data_dir).await?;
+        Ok(())
+    }
+
+    /// Marks the directory as half written while `work` runs. It is emptied before, and after a
+    /// failure, unless its contents are of use (`keep_data`): then it stays marked.
+    pub(super) async fn fill(
+        &self,
+        mark: &str,
+        keep_data: bool,
+        work: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        self.mark(mark).await?;
+        if !keep_data {
+            self.wipe().await?;
+        }
         let result = work.await;
-        if result.is_err() {
-            files::clear_dir(&self.places.data_dir).await?;
+        match (&result, keep_data) {
+            (Err(_), true) => return result,
+            (Err(_), false) => self.wipe().await?,
+            (Ok(()), _) => {}
         }
         files::remove(&self.places.incomplete)?;
         result
     }
 
-    /// A new database system by initdb with `bootstrap.initdb`; `bootstrap.pg_hba` is appended
-    /// when `postgresql.pg_hba` is absent. The directory must be absent or empty.
+    /// A new database system by the configured method; `bootstrap.pg_hba` is appended when
+    /// `postgresql.pg_hba` is absent. The directory must be absent or empty. It stays marked as
+    /// half written until [`Server::bootstrapped`].
     ///
     /// # Errors
-    /// When an option is not possible, the directory is in use, or initdb fails; it is empty then.
-    pub async fn initdb(&self) -> Result<(), Error> {
-        let arguments = initdb_arguments(&self.places.initdb_options)?;
+    /// When an option is not possible, the directory is in use, or the program fails.
+    pub async fn create(&self, method: &BootstrapMethod, deadline: Duration) -> Result<(), Error> {
         self.must_be_unused("create a database system")?;
-        self.fill(INITIALISING, async {
-            let superuser = self.places.superuser();
-            let mut tool = Tool::new(&self.places.program("initdb"))
-                .arg("--pgdata")
-                .arg(&self.places.data_dir)
-                .arg(format!("--username={}", superuser.username));
-            for argument in &arguments {
-                tool = tool.arg(argument);
+        match method {
+            BootstrapMethod::Initdb => {
+                let arguments = initdb_arguments(&self.places.initdb_options)?;
+                self.mark(INITIALISING).await?;
+                self.wipe().await?;
+                self.initdb(&arguments).await
             }
-            let pwfile = self.places.beside(&format!(".{}.pwfile", self.places.name));
-            if let Some(password) = superuser.password {
-                files::write(&pwfile, format!("{password}\n")).await?;
-                tool = tool.arg(format!("--pwfile={}", pwfile.display()));
+            BootstrapMethod::Custom { command, keep_existing, .. } => {
+                self.mark(INITIALISING).await?;
+                self.wipe().await?;
+                self.custom(command, deadline).await?;
+                if !keep_existing {
+                    self.forget_source()?;
+                    files::remove(&self.places.data(conf::STANDBY_SIGNAL))?;
+                }
+                Ok(())
             }
-            let result = tool.output(INITDB_DEADLINE).await;
-            files::remove(&pwfile)?;
-            result?;
-            self.append_hba().await
-        })
-        .await
+        }
+    }
+
+    /// The new database system is complete.
+    ///
+    /// # Errors
+    /// When the mark can't be removed.
+    pub fn bootstrapped(&self) -> Result<(), Error> {
+        files::remove(&self.places.incomplete)
+    }
+
+    /// Stops what an earlier agent had begun as a new database system and did not finish.
+    ///
+    /// # Errors
+    /// When it can't be stopped.
+    pub async fn abandon_unfinished(&self) -> Result<(), Error> {
+        let begun = files::read(&self.places.incomplete)?.as_deref() == Some(INITIALISING);
+        if !begun || Postmaster::find(&self.places)?.is_none() {
+            return Ok(());
+        }
+        tracing::warn!("stopping a bootstrap that an earlier agent did not finish");
+        self.stop(StopMode::Immediate, QUERY_DEADLINE).await.map(|_| ())
+    }
+
+    async fn initdb(&self, arguments: &[String]) -> Result<(), Error> {
+        let superuser = self.places.superuser();
+        let mut tool = Tool::new(&self.places.program("initdb"))
+            .arg("--pgdata")
+            .arg(&self.places.data_dir)
+            .arg(format!("--username={}", superuser.username));
+        for argument in arguments {
+            tool = tool.arg(argument);
+        }
+        let pwfile = self.places.beside(&format!(".{}.pwfile", self.places.name));
+        if let Some(password) = superuser.password {
+            files::write(&pwfile, format!("{password}\n")).await?;
+            tool = tool.arg(format!("--pwfile={}", pwfile.display()));
+        }
+        let result = tool.output(INITDB_DEADLINE).await;
+        files::remove(&pwfile)?;
+        result?;
+        self.append_hba().await
+    }
+
+    /// A command of the configuration (contract E.4).
+    async fn custom(&self, command: &ConfiguredCommand, deadline: Duration) -> Result<(), Error> {
+        let mut tool = Tool::configured(&command.words);
+        if !command.no_params {
+            tool = tool
+                .arg(format!("--scope={}", self.places.scope))
+                .arg(format!("--datadir={}", self.places.data_dir.display()));
+        }
+        for option in &command.options {
+            tool = tool.arg(option);
+        }
+        let name = command.words.first().cloned().unwrap_or_default();
+        let mut said = |line: &str| tracing::info!(command = name, "{line}");
+        let mut warned = |line: &str| tracing::info!(command = name, "{line}");
+        tool.run(deadline, &mut said, &mut warned).await?;
+        // What the command has made must be a database system.
+        control::read(&self.places).await.map(|_| ())
+    }
+
+    /// The settings for the first start of a database system that came from elsewhere: its
+    /// superuser may have another password, so for this once its own host is trusted.
+    ///
+    /// # Errors
+    /// When `pg_hba.conf` can't be read.
+    pub fn trusting(&self, settings: &Effective) -> Result<(Effective, Option<String>), Error> {
+        let before = files::read(&self.places.data(conf::HBA))?;
+        let user = self.places.superuser().username.replace('"', "\"\"");
+        let host = self.places.local_host();
+        let bits = if host.contains(':') { 128 } else { 32 };
+        let mut lines = vec![format!("local all \"{user}\" trust")];
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            lines.push(format!("host all \"{user}\" {host}/{bits} trust"));
+        } else {
+            lines.push(format!("host all \"{user}\" samehost trust"));
+        }
+        Ok((Effective { pg_hba: Some(lines), ..settings.clone() }, before))
+    }
+
+    /// Back to the configured `pg_hba.conf`, or to the one that was there.
+    ///
+    /// # Errors
+    /// When a file can't be written, or PostgreSQL does not accept a setting.
+    pub async fn distrust(
+        &self,
+        settings: &Effective,
+        before: Option<String>,
+    ) -> Result<(), Error> {
+        if settings.pg_hba.is_none() {
+            files::write(&self.places.data(conf::HBA), before.unwrap_or_default()).await?;
+            self.append_hba().await?;
+        }
+        self.apply_settings(settings).await.map(|_| ())
+    }
+
+    /// Runs `post_bootstrap` once, with a connection string as its argument.
+    ///
+    /// # Errors
+    /// When it fails or takes longer than `deadline`.
+    pub async fn post_bootstrap(
+        &self,
+        command: &[String],
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let target = self.local_target("")?;
+        let pgpass = &self.places.pgpass;
+        passfile::write(&self.places, &[(target.host.clone(), target.port)]).await?;
+        let conninfo = format!(
+            "host={} port={} user={} dbname={}",
+            conninfo_value(&target.host),
+            target.port,
+            conninfo_value(&target.user),
+            conninfo_value(&target.database)
+        );
+        let name = command.first().cloned().unwrap_or_default();
+        let mut said = |line: &str| tracing::info!(command = name, "{line}");
+        let mut warned = |line: &str| tracing::info!(command = name, "{line}");
+        Tool::configured(command)
+            .arg(conninfo)
+            .env("PGPASSFILE", pgpass)
+            .env("PGOPTIONS", "-c synchronous_commit=local -c statement_timeout=0")
+            .run(deadline, &mut said, &mut warned)
+            .await
     }
 
     async fn append_hba(&self) -> Result<(), Error> {
@@ -144,14 +281,18 @@ impl Server {
         Ok(())
     }
 
-    /// The replication user and the user of pg_rewind, on the primary. Idempotent: passwords are
-    /// set again, rights are added.
+    /// The replication user and the user of pg_rewind, on the primary; the superuser as well
+    /// (`superuser`), where the database system came from elsewhere. Idempotent: passwords are set
+    /// again, rights are added.
     ///
     /// # Errors
     /// When no replication user is configured, or the server refuses.
-    pub async fn create_users(&self) -> Result<(), Error> {
+    pub async fn create_users(&self, superuser: bool) -> Result<(), Error> {
         let target = self.local_target(NO_TRACE)?;
         let mut session = Session::connect(&target, QUERY_DEADLINE, QUERY_DEADLINE).await?;
+        if superuser {
+            ensure_role(&mut session, &self.places.superuser(), "SUPERUSER LOGIN").await?;
+        }
         let replication = self.places.replication()?;
         ensure_role(&mut session, replication, "LOGIN REPLICATION").await?;
         if let Some(rewind) = self.places.rewind_user() {

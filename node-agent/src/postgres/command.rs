@@ -49,6 +49,34 @@ impl Tool {
         Self { name: name.to_string_lossy().into_owned(), command }
     }
 
+    /// A command of the configuration: with the agent's environment, but for what is Patroni's,
+    /// libpq's or systemd's.
+    pub(super) fn configured(command: &[String]) -> Self {
+        let program = command.first().map_or("", String::as_str);
+        let name = Path::new(program).file_name().unwrap_or(program.as_ref());
+        let name = name.to_string_lossy().into_owned();
+        let mut command_line = Command::new(program);
+        command_line.args(command.iter().skip(1));
+        for (variable, _) in std::env::vars_os() {
+            let withheld = variable.to_str().is_some_and(|v| {
+                v.starts_with("PATRONI_")
+                    || v.starts_with("KUBERNETES_")
+                    || v == "NOTIFY_SOCKET"
+                    || v == "PGPASSWORD"
+            });
+            if withheld {
+                command_line.env_remove(variable);
+            }
+        }
+        command_line.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
+        Self { name, command: command_line }
+    }
+
+    pub(super) fn current_dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
     pub(super) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self

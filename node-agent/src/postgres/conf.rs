@@ -222,6 +222,31 @@ pub(super) fn without_recovery(auto: &str) -> String {
     auto.lines().filter(keep).map(|line| format!("{line}\n")).collect()
 }
 
+/// The recovery parameters that stand in `postgresql.auto.conf`, as a file of their own.
+pub(super) fn kept_recovery(auto: &str) -> String {
+    let others = without_recovery(auto);
+    let mut others = others.lines().peekable();
+    let mut text = HEADER.to_owned();
+    for line in auto.lines() {
+        if others.peek() == Some(&line) {
+            others.next();
+        } else {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The file with the settings of a recovery that ends by itself.
+pub(super) fn recovery_conf(settings: &BTreeMap<String, String>) -> String {
+    let mut text = HEADER.to_owned();
+    for (name, value) in settings {
+        setting(&mut text, name, value);
+    }
+    text
+}
+
 /// The command line's parameters, on a standby raised to what its primary had when it last wrote
 /// them to the WAL: below that the standby would refuse to start (contract C.5).
 pub(super) fn arguments(

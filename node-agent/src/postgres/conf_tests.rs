@@ -16,6 +16,16 @@ fn remote() -> Upstream {
 }
 
 #[test]
+fn what_a_restore_left_of_recovery_is_kept() {
+    let auto = "work_mem = '1MB'\nrestore_command = 'x'\n# note\nRecovery_Target_Time = 'y'\n";
+    let kept = kept_recovery(auto);
+    assert!(kept.ends_with("restore_command = 'x'\nRecovery_Target_Time = 'y'\n"), "{kept}");
+    assert!(!kept.contains("work_mem") && !kept.contains("note"), "{kept}");
+    let settings = [("recovery_target_name".to_owned(), "it's".to_owned())].into();
+    assert!(recovery_conf(&settings).ends_with("recovery_target_name = 'it''s'\n"));
+}
+
+#[test]
 fn the_main_file_includes_and_quotes() {
     let mut settings = Effective::default();
     settings.parameters.insert("a.b".into(), "it's \\ x\ny".into());

@@ -114,6 +114,8 @@ fn stretches(own: &TimelineHistory, timeline: TimelineId, fork: Lsn) -> Vec<Stre
 #[derive(Default)]
 struct Tally {
     end: Option<Lsn>,
+    /// Where the last record begins.
+    last: Option<Lsn>,
     transactions: u64,
     first_commit: Option<String>,
     last_commit: Option<String>,
@@ -139,6 +141,7 @@ impl Tally {
         let length = between(line, "len (rec/tot):", ",")
             .and_then(|lengths| lengths.rsplit('/').next()?.trim().parse::<u64>().ok())
             .unwrap_or(0);
+        self.last = self.last.max(Some(lsn));
         self.end = self.end.max(Some(Lsn(lsn.0.saturating_add(length.next_multiple_of(8)))));
         if let Some((_, description)) = line.split_once("desc: ")
             && line.trim_start().starts_with("rmgr: Transaction")
@@ -280,6 +283,31 @@ impl Server {
         };
         self.write_report(&report).await?;
         Ok(report)
+    }
+
+    /// The beginning of the last whole record of the stopped server's WAL on `timeline`, read from
+    /// `from` on, where one begins.
+    ///
+    /// # Errors
+    /// Refused while the server runs. When the WAL can't be read to its end in time.
+    pub async fn last_record(&self, timeline: TimelineId, from: Lsn) -> Result<Lsn, Error> {
+        if let Some(postmaster) = Postmaster::find(&self.places)? {
+            return Err(Error::Refused {
+                action: "read the end of WAL".to_owned(),
+                reason: format!("PostgreSQL runs (pid {})", postmaster.file.pid),
+            });
+        }
+        let mut tally = Tally::default();
+        let stretch = Stretch { timeline, start: from, end: None };
+        let stopped = self.read_wal(&stretch, &mut tally).await?;
+        match (stopped, tally.last) {
+            (None, Some(last)) => Ok(last),
+            (Some(answer), _) => Err(Error::Answer { what: "the end of WAL".to_owned(), answer }),
+            (None, None) => Err(Error::Answer {
+                what: "pg_waldump".to_owned(),
+                answer: format!("no record at {from} on timeline {timeline}"),
+            }),
+        }
     }
 
     /// The report as a file.

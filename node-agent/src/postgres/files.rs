@@ -66,24 +66,27 @@ pub(super) fn is_empty_dir(path: &Path) -> Result<bool, Error> {
     }
 }
 
+/// Removes what a directory holds; fine when there is none.
+pub(super) fn clear_now(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what a directory holds, and leaves it there: it may be a mount point.
 pub(super) async fn clear_dir(path: &Path) -> Result<(), Error> {
     let dir = path.to_owned();
-    let cleared = tokio::task::spawn_blocking(move || {
-        let entries = match std::fs::read_dir(&dir) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                std::fs::remove_dir_all(entry.path())?;
-            } else {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    });
+    let cleared = tokio::task::spawn_blocking(move || clear_now(&dir));
     cleared.await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(failed("clear", path))
 }
 

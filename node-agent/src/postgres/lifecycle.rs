@@ -11,6 +11,7 @@ use super::{
 use node_agent_core::postgres::ControlData;
 use node_agent_core::time::Boot;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Between two looks whether a recovery has ended.
+const RECOVERY_POLL: Duration = Duration::from_millis(200);
 /// After SIGQUIT the postmaster ends its children itself within 5 s; then it is made to.
 const IMMEDIATE_DEADLINE: Duration = Duration::from_secs(6);
 /// From SIGKILL to the end, when no disk hangs.
@@ -49,6 +52,10 @@ impl Server {
                 files::remove(&self.places.data(conf::RECOVERY_SIGNAL))?;
                 None
             }
+            StartAs::Recovery { settings: recovery, .. } => {
+                self.prepare_recovery(recovery).await?;
+                Some(&control.minima)
+            }
             StartAs::Standby(upstream) => {
                 // Left by an earlier life as primary, it would be in force from the promotion on.
                 files::remove(&self.places.data(conf::SYNC))?;
@@ -60,6 +67,58 @@ impl Server {
         self.write_settings(settings).await?;
         let arguments = conf::arguments(settings, minima);
         self.spawn(role, &arguments)
+    }
+
+    /// The files of a recovery that ends by itself.
+    async fn prepare_recovery(
+        &self,
+        recovery: Option<&BTreeMap<String, String>>,
+    ) -> Result<(), Error> {
+        let text = match recovery {
+            Some(settings) => {
+                files::write(&self.places.data(conf::RECOVERY_SIGNAL), String::new()).await?;
+                conf::recovery_conf(settings)
+            }
+            // What stands there would be taken out of this file with the other settings.
+            None => {
+                let auto = files::read(&self.places.data(conf::AUTO))?.unwrap_or_default();
+                conf::kept_recovery(&auto)
+            }
+        };
+        if self.places.data(conf::STANDBY_SIGNAL).exists() {
+            return Err(Error::Refused {
+                action: "begin a cluster from it".to_owned(),
+                reason: "the bootstrap command left standby.signal, and a standby never ends its \
+                         recovery: leave recovery.signal instead"
+                    .to_owned(),
+            });
+        }
+        files::write(&self.places.data(conf::UPSTREAM), text).await?;
+        Ok(())
+    }
+
+    /// Until recovery has ended and writes are accepted.
+    ///
+    /// # Errors
+    /// When the server ends instead, or the deadline passes.
+    pub async fn wait_recovered(&self, deadline: Duration) -> Result<(), Error> {
+        let end = Instant::now() + deadline;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            self.wait_ready(left).await?;
+            let mut session = self.borrow(QUERY_DEADLINE).await?;
+            let standby = "SELECT pg_is_in_recovery()::text";
+            let answer = session.text("ask for its role", standby, &[], QUERY_DEADLINE).await?;
+            self.give_back(session);
+            if answer.as_deref() == Some("false") {
+                return Ok(());
+            }
+            if left.is_zero() {
+                let what = "the end of recovery".to_owned();
+                return Err(Error::Deadline { what, waited: deadline });
+            }
+            tokio::time::sleep(RECOVERY_POLL).await;
+        }
     }
 
     fn spawn(&self, role: StartAs<'_>, arguments: &[String]) -> Result<(), Error> {
@@ -76,7 +135,7 @@ impl Server {
         command.arg("--socket").arg(&places.guard_socket);
         command.arg("--data-dir").arg(&places.data_dir);
         let writable = match role {
-            StartAs::Primary { deadline } => {
+            StartAs::Primary { deadline } | StartAs::Recovery { deadline, .. } => {
                 command.arg("--deadline").arg(deadline.0.to_string());
                 true
             }

@@ -13,6 +13,7 @@
 //!
 //! Tested in `tests/server.rs` with real servers, and beside the pure parts.
 
+mod archive;
 mod attendance;
 mod backup;
 mod bootstrap;
@@ -20,6 +21,7 @@ mod catalogue;
 mod command;
 mod conf;
 mod control;
+mod data_dir;
 mod disk;
 pub mod divergence;
 pub mod effective;
@@ -31,6 +33,7 @@ mod files;
 mod guard_client;
 mod history;
 mod lifecycle;
+pub mod method;
 mod observe;
 mod passfile;
 pub mod pending;
@@ -42,6 +45,7 @@ mod session;
 mod settings;
 mod slots;
 mod status;
+mod words;
 
 pub use divergence::Divergence;
 pub use effective::Effective;
@@ -88,6 +92,14 @@ pub enum StartAs<'a> {
         /// When the guard stops the server unless it hears of a later deadline.
         deadline: Boot,
     },
+    /// In recovery, with these settings of it, to the point where PostgreSQL promotes itself; the
+    /// guard is armed as for a primary. `None`: with those that are there.
+    Recovery {
+        /// As for a primary.
+        deadline: Boot,
+        /// The settings.
+        settings: Option<&'a BTreeMap<String, String>>,
+    },
     /// Read-only behind an upstream; the guard is not armed.
     Standby(&'a Upstream),
 }
@@ -107,15 +119,6 @@ pub struct RemoteIdentity {
     pub timeline: TimelineId,
     /// Flushed (primary), or received or replayed, up to here.
     pub lsn: Lsn,
-}
-
-/// Where a clone has got to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes that have arrived.
-    pub done_bytes: u64,
-    /// Bytes expected, an estimate.
-    pub total_bytes: u64,
 }
 
 /// What is remembered between calls.

@@ -99,6 +99,23 @@ impl Server {
         Ok(pending::outgrown(&postmaster.arguments(), &minima))
     }
 
+    /// Whether a server runs here that no guard would stop in time: somebody else started it.
+    pub async fn unguarded(&self, deadline: Duration) -> bool {
+        // This agent has started one, or a guard answers or is busy.
+        if self.guard_runs().is_some() {
+            return false;
+        }
+        let presence = guard_client::presence(self.guard_socket(), deadline).await;
+        presence.is_ok_and(|presence| presence == guard_client::Presence::Absent)
+    }
+
+    /// Whether pg_rewind had begun to change the directory and did not finish.
+    #[must_use]
+    pub fn rewind_interrupted(&self) -> bool {
+        let mark = files::read(&self.places.incomplete).ok().flatten();
+        mark.as_deref() == Some(bootstrap::REWINDING)
+    }
+
     fn standby_signal(&self) -> bool {
         self.places.data(conf::STANDBY_SIGNAL).exists()
     }
@@ -132,7 +149,7 @@ impl Server {
         let unfinished = files::read(&self.places.incomplete)?;
         if unfinished.as_deref() == Some(bootstrap::REWINDING) {
             return Ok(Postgres::Unreadable(format!(
-                "a rewind of {} was interrupted; empty the directory, and it is copied anew",
+                "a rewind of {} was interrupted",
                 data_dir.display()
             )));
         }

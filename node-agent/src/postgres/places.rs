@@ -13,6 +13,7 @@ const GUARD_VARIABLE: &str = "NODE_AGENT_GUARD";
 /// Everything about this server that the configuration file fixes.
 #[derive(Debug)]
 pub(super) struct Places {
+    pub(super) scope: String,
     pub(super) name: String,
     pub(super) data_dir: PathBuf,
     bin_dir: Option<PathBuf>,
@@ -105,6 +106,7 @@ impl Places {
             return Err(Error::Config { key: "name".to_owned(), problem });
         }
         Ok(Self {
+            scope: config.scope.clone(),
             name: name.clone(),
             bin_dir: postgresql.bin_dir.clone(),
             guard_program: guard_program()?,

@@ -3,45 +3,83 @@
 use super::command::Tool;
 use super::conf::conninfo_value;
 use super::process::Postmaster;
-use super::{Error, Server, bootstrap, conf, files, passfile};
+use super::{Effective, Error, Server, archive, bootstrap, conf, files, passfile};
+use node_agent_core::postgres::Upstream;
 use std::time::Duration;
 
 /// pg_rewind writes this to stderr before it changes the first file (PostgreSQL source,
 /// `pg_rewind.c`; with --progress).
 const ABOUT_TO_CHANGE: &str = "need to copy";
+/// Asking a source whether it is well.
+const HEALTH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A rewind that did not work.
+#[derive(Debug)]
+pub struct RewindFailure {
+    /// Why.
+    pub error: Error,
+    /// pg_rewind itself failed while its source was well: trying again is of no use.
+    pub hopeless: bool,
+}
+
+impl From<Error> for RewindFailure {
+    fn from(error: Error) -> Self {
+        Self { error, hopeless: false }
+    }
+}
 
 impl Server {
     /// Rewinds this stopped server to the one of `hosts` that is read-write. Call
-    /// [`Server::divergence_report`] first: what is discarded is gone afterwards. On return the
-    /// directory is a standby's, to be started with `StartAs::Standby`.
+    /// [`Server::divergence_report`] first: what is discarded is gone afterwards. WAL that waits to
+    /// be archived is archived first; WAL that pg_rewind misses comes from the archive, where
+    /// `restore_command` is configured. On return the directory is a standby's, to be started with
+    /// `StartAs::Standby`.
     ///
     /// # Errors
     /// Refused while a server runs here or while no host is read-write. When pg_rewind fails
     /// before it has changed anything, the directory is as it was; after that it must be rewound
     /// again or cloned anew, and is observed as unreadable.
-    pub async fn rewind(&self, hosts: &[(String, u16)], deadline: Duration) -> Result<(), Error> {
+    pub async fn rewind(
+        &self,
+        hosts: &[(String, u16)],
+        settings: &Effective,
+        deadline: Duration,
+    ) -> Result<(), RewindFailure> {
         let refuse = |reason: String| Error::Refused {
             action: format!("rewind {}", self.places.data_dir.display()),
             reason,
         };
         if let Some(postmaster) = Postmaster::find(&self.places)? {
-            return Err(refuse(format!("PostgreSQL runs (pid {})", postmaster.file.pid)));
+            return Err(refuse(format!("PostgreSQL runs (pid {})", postmaster.file.pid)).into());
         }
         let mut source = self.find_source(hosts, deadline).await?;
         let (host, port) = (source.identity.host.clone(), source.identity.port);
         if source.identity.in_recovery {
-            return Err(refuse(format!("no source is read-write; {host}:{port} is a standby")));
+            let reason = format!("no source is read-write; {host}:{port} is a standby");
+            return Err(refuse(reason).into());
         }
         self.await_checkpoint(&mut source, deadline).await?;
         drop(source);
         passfile::write(&self.places, &[(host.clone(), port)]).await?;
+        // pg_rewind asks PostgreSQL for its restore_command.
+        self.write_settings(settings).await?;
+        self.write_upstream(&Upstream::Nobody, settings).await?;
+        self.archive_ready(archive::MAX).await;
         // A crashed server is recovered by pg_rewind in single-user mode, which a standby refuses.
         files::remove(&self.places.data(conf::STANDBY_SIGNAL))?;
-        self.run_rewind(&host, port, deadline).await?;
+        if let Err(error) = self.run_rewind(&host, port, deadline).await {
+            let hopeless = matches!(error, Error::Command { .. })
+                && self
+                    .remote_identity(&[(host, port)], HEALTH_DEADLINE)
+                    .await
+                    .is_ok_and(|source| !source.in_recovery);
+            return Err(RewindFailure { error, hopeless });
+        }
         self.forget_source()?;
         files::clear_dir(&self.places.data("pg_replslot")).await?;
         files::write(&self.places.data(conf::STANDBY_SIGNAL), String::new()).await?;
-        files::remove(&self.places.incomplete)
+        files::remove(&self.places.incomplete)?;
+        Ok(())
     }
 
     /// Runs the program. The mark stays: the caller removes it when all is done.
@@ -56,17 +94,20 @@ impl Server {
             conninfo_value(&self.places.database)
         );
         let before = files::read(&self.places.incomplete)?;
-        files::write(&self.places.incomplete, bootstrap::REWINDING.to_owned()).await?;
+        let archived = self.setting_at_rest("restore_command").await?.is_some();
+        self.mark(bootstrap::REWINDING).await?;
         let mut changed = before.is_some();
         let mut note = |line: &str| changed |= line.contains(ABOUT_TO_CHANGE);
-        let result = Tool::new(&self.places.program("pg_rewind"))
+        let mut tool = Tool::new(&self.places.program("pg_rewind"))
             .arg("--target-pgdata")
             .arg(&self.places.data_dir)
             .arg("--progress")
             .arg(format!("--source-server={source}"))
-            .env("PGPASSFILE", &self.places.pgpass)
-            .run(deadline, &mut |_| {}, &mut note)
-            .await;
+            .env("PGPASSFILE", &self.places.pgpass);
+        if archived {
+            tool = tool.arg("--restore-target-wal");
+        }
+        let result = tool.run(deadline, &mut |_| {}, &mut note).await;
         if result.is_err() && !changed {
             // As it was, and never to be started as a primary by somebody else's hand.
             files::write(&self.places.data(conf::STANDBY_SIGNAL), String::new()).await?;

@@ -2,6 +2,7 @@
 
 use crate::dcs::RawCluster;
 use crate::view::View;
+use node_agent_core::directory::Directory;
 use node_agent_core::observed::{Cluster, Keyed, Me, Observed, RecordView};
 use node_agent_core::postgres::{Postgres, Running, Walreceiver, Walsender};
 use node_agent_core::rule::Rule;
@@ -170,6 +171,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             sync_lost: std::collections::BTreeSet::new(),
             request: None,
             scheduled_restart: None,
+            directory: Directory::default(),
             slot_errors: BTreeMap::new(),
         },
         raw: Arc::new(RawCluster::default()),
@@ -178,6 +180,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
         member,
         dcs_last_seen_s: WALL_US / 1_000_000,
         passes: 7,
+        progress: std::sync::Arc::default(),
         pass_took: Duration::from_millis(3),
     }
 }

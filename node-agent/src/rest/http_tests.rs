@@ -136,9 +136,7 @@ async fn bare_replies_and_the_end_of_the_connection() {
 #[tokio::test]
 async fn what_is_not_served_is_501_with_patronis_words() {
     let node = Node::primary().await;
-    for (method, path) in
-        [("POST", "/reinitialize"), ("POST", "/nonsense"), ("DELETE", "/config"), ("PUT", "/")]
-    {
+    for (method, path) in [("POST", "/nonsense"), ("DELETE", "/config"), ("PUT", "/")] {
         let (code, text) = node.call(method, path, None).await;
         assert_eq!(code, 501, "{method} {path}");
         assert!(text.contains("Server does not support this operation"), "{text}");
@@ -321,7 +319,9 @@ async fn restart_waits_for_the_loop() {
             match tokio::time::timeout(PATIENCE, node.asks.recv()).await.expect("in time") {
                 Some(Ask::Restart { reply: done, .. }) => break done,
                 Some(Ask::Look) => node.publish(fixture::primary()),
-                Some(Ask::Plan(..) | Ask::Unplan(_) | Ask::Reload) => panic!("not asked for"),
+                Some(Ask::Plan(..) | Ask::Unplan(_) | Ask::Reload | Ask::Reinitialize { .. }) => {
+                    panic!("not asked for")
+                }
                 None => panic!("the server is gone"),
             }
         };
@@ -361,7 +361,7 @@ async fn one_restart_can_be_planned_and_taken_back() {
                 Some(Ask::Unplan(reply)) => break reply,
                 Some(Ask::Look) => node.publish(fixture::primary()),
                 Some(Ask::Restart { .. } | Ask::Reload) => panic!("not asked for"),
-                None => panic!("the server is gone"),
+                Some(Ask::Reinitialize { .. }) | None => panic!("the server is gone"),
             }
         };
         assert!(reply.send(accepted).is_ok());

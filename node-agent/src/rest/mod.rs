@@ -2,8 +2,8 @@
 //! decided here: what changes something goes into the DCS or into the loop, and the answer says
 //! what became of it.
 //!
-//! Not in this version: `POST /reinitialize`, `/sigterm` and `/citus` (501), TLS
-//! on this port, `allowlist`. Differences on the wire: replies
+//! Not in this version: `POST /sigterm` and `/citus` (501), TLS on this port,
+//! `allowlist`. Differences on the wire: replies
 //! to HTTP/1.1 requests are HTTP/1.1 with `Connection: close`, and a bare reply has a
 //! `Content-Length: 0`.
 //!
@@ -18,6 +18,7 @@ pub mod failsafe;
 pub(crate) mod freshness;
 pub mod metrics;
 pub mod query;
+pub mod reinitialize;
 pub mod reply;
 pub mod restart;
 pub mod role_check;
@@ -198,6 +199,7 @@ pub async fn answer(handle: &Handle, request: Request<Body>) -> Reply {
         Endpoint::Reload => restart::reload(handle).await,
         Endpoint::Restart => restart::restart(handle, &object).await,
         Endpoint::CancelRestart => restart::cancel(handle).await,
+        Endpoint::Reinitialize => reinitialize::reinitialize(handle, &object).await,
         Endpoint::Switchover => switchover::request(handle, Action::Switchover, &object).await,
         Endpoint::Failover => switchover::request(handle, Action::Failover, &object).await,
         Endpoint::CancelSwitchover => switchover::cancel(handle).await,
@@ -228,6 +230,7 @@ fn check(handle: &Handle, endpoint: Endpoint, path: &str, query: &Query) -> Repl
         | Endpoint::Reload
         | Endpoint::Restart
         | Endpoint::CancelRestart
+        | Endpoint::Reinitialize
         | Endpoint::Switchover
         | Endpoint::CancelSwitchover
         | Endpoint::Failover

@@ -130,7 +130,7 @@ fn obstacle(view: &View) -> Option<String> {
     }
 }
 
-fn job_word(kind: JobKind) -> &'static str {
+pub(super) fn job_word(kind: JobKind) -> &'static str {
     match kind {
         JobKind::Bootstrap => "bootstrap",
         JobKind::Clone => "creating replica",

@@ -42,6 +42,8 @@ pub enum Endpoint {
     Restart,
     /// `DELETE /restart`.
     CancelRestart,
+    /// `POST /reinitialize`.
+    Reinitialize,
     /// `POST /switchover`.
     Switchover,
     /// `DELETE /switchover`.
@@ -62,6 +64,7 @@ impl Endpoint {
             | Self::Reload
             | Self::Restart
             | Self::CancelRestart
+            | Self::Reinitialize
             | Self::Switchover
             | Self::CancelSwitchover
             | Self::FailsafePing
@@ -90,7 +93,7 @@ impl Endpoint {
             | Self::Failover
             | Self::FailsafePing
             | Self::Vote => BodyRule::Required,
-            Self::Restart => BodyRule::Optional,
+            Self::Restart | Self::Reinitialize => BodyRule::Optional,
             Self::Health { .. }
             | Self::Liveness
             | Self::Readiness
@@ -139,6 +142,7 @@ pub fn route(method: &Method, path: &str) -> Endpoint {
         ("POST", "reload") => Endpoint::Reload,
         ("POST", "restart") => Endpoint::Restart,
         ("DELETE", "restart") => Endpoint::CancelRestart,
+        ("POST", "reinitialize") => Endpoint::Reinitialize,
         ("POST", "switchover") => Endpoint::Switchover,
         ("DELETE", "switchover") => Endpoint::CancelSwitchover,
         ("POST", "failover") => Endpoint::Failover,
@@ -167,7 +171,7 @@ mod tests {
             (Method::DELETE, "/switchover", Endpoint::CancelSwitchover),
             (Method::POST, "/config", Endpoint::Unknown),
             (Method::PATCH, "/config", Endpoint::PatchConfig),
-            (Method::POST, "/reinitialize", Endpoint::Unknown),
+            (Method::POST, "/reinitialize", Endpoint::Reinitialize),
             (Method::TRACE, "/patroni", Endpoint::Unknown),
         ] {
             assert_eq!(route(&method, path), endpoint, "{method} {path}");
@@ -177,8 +181,15 @@ mod tests {
     #[test]
     fn whatever_changes_something_is_guarded_and_nothing_else_is() {
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
-            for path in ["/config", "/reload", "/restart", "/switchover", "/failover", "/failsafe"]
-            {
+            for path in [
+                "/config",
+                "/reload",
+                "/restart",
+                "/switchover",
+                "/failover",
+                "/failsafe",
+                "/reinitialize",
+            ] {
                 let endpoint = route(&method, path);
                 assert!(endpoint.guarded() || endpoint == Endpoint::Unknown, "{method} {path}");
             }

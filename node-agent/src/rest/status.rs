@@ -37,6 +37,12 @@ pub fn patroni_json(view: &View, config: &LocalConfig, now: Boot) -> Value {
         shown.remove("postmaster_start_time");
         body.insert("scheduled_restart".into(), Value::Object(shown));
     }
+    if let Some(progress) = view.progress.read() {
+        let progress = json!({
+            "done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes,
+        });
+        body.insert("copy_progress".into(), progress);
+    }
     let me = json!({
         "version": view.member.version, "scope": config.scope, "name": config.name,
     });

@@ -306,7 +306,7 @@ const KNOWN: [(&str, &[&str]); 7] = [
     ("grpc", &["listen", "connect_address", "certfile", "keyfile", "cafile"]),
     ("federation", &["standby"]),
     ("etcd3", &["host", "hosts", "username", "password"]),
-    ("bootstrap", &["dcs", "initdb", "pg_hba"]),
+    ("bootstrap", &["dcs", "initdb", "pg_hba", "method", "post_bootstrap", "post_init"]),
     (
         "postgresql",
         &[
@@ -320,6 +320,9 @@ const KNOWN: [(&str, &[&str]); 7] = [
             "parameters",
             "pg_hba",
             "use_pg_rewind",
+            "create_replica_methods",
+            "create_replica_method",
+            "basebackup",
             "use_unix_socket",
         ],
     ),

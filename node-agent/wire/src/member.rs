@@ -43,6 +43,10 @@ pub mod state {
     pub const INITDB: &str = "initializing new cluster";
     /// 1
     pub const INITDB_FAILED: &str = "initdb failed";
+    /// 2
+    pub const CUSTOM_BOOTSTRAP: &str = "running custom bootstrap script";
+    /// 3
+    pub const CUSTOM_BOOTSTRAP_FAILED: &str = "custom bootstrap failed";
     /// 4
     pub const CREATING_REPLICA: &str = "creating replica";
     /// 5
@@ -66,8 +70,8 @@ pub mod state {
         const ALL: [&str; 15] = [
             INITDB,
             INITDB_FAILED,
-            "running custom bootstrap script",
-            "custom bootstrap failed",
+            CUSTOM_BOOTSTRAP,
+            CUSTOM_BOOTSTRAP_FAILED,
             CREATING_REPLICA,
             RUNNING,
             STARTING,

@@ -2,6 +2,7 @@
 //! so that they meet often.
 
 use super::healthy::{NOW, SYSTEM, WALL_US, ago, cluster, control, member, record, standby};
+use node_agent_core::directory::{Directory, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::failsafe::{Failsafe, Votes};
 use node_agent_core::observed::{
@@ -31,8 +32,8 @@ pub fn observed() -> impl Strategy<Value = Observed> {
     let node = (me(), postgres(), lease(), job(), history(), of(upstream()), of(source()));
     let around =
         (of(poll()), peers(), (observer(), failsafe()), seen(), 0_u32..2, weighted(0.1, age()));
-    (node, around, any_cluster(), weighted(0.1, Just(Request::Restart)), weighted(0.5, lsn()))
-        .prop_map(|(node, around, (known, view), request, names_set_at)| {
+    (node, around, any_cluster(), weighted(0.1, request()), (weighted(0.5, lsn()), directory()))
+        .prop_map(|(node, around, (known, view), request, (names_set_at, directory))| {
             let (me, postgres, lease, job, own_history, following, source) = node;
             let (poll, peers, seen, members_seen, start_failures, stand_back) = around;
             let (observer, failsafe) = seen;
@@ -54,6 +55,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 sync_names_ours: names_set_at.is_some(),
                 sync_names_set_at: names_set_at,
                 request,
+                directory,
                 config: view.config.clone(),
                 cluster: if known {
                     Fact::Known { value: view, at: NOW }
@@ -85,7 +87,8 @@ fn at(mut o: Observed, leader: Option<MemberName>, lease: Lease) -> Observed {
     (o.lease, o.job, o.stand_back_until, o.me.nofailover) = (lease, None, None, false);
     if let Fact::Known { value, .. } = &mut o.cluster {
         value.leader = leader;
-        if o.postgres != Postgres::NoData {
+        let begun = !o.directory.found_running || value.leader.is_some();
+        if o.postgres != Postgres::NoData && begun {
             value.initialize = Some(SYSTEM.to_owned());
         }
         value.members.insert("pg2".into(), member("pg2"));
@@ -95,6 +98,31 @@ fn at(mut o: Observed, leader: Option<MemberName>, lease: Lease) -> Observed {
         }
     }
     o
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let reinit = any::<bool>().prop_map(|from_leader| Request::Reinit { from_leader });
+    prop_oneof![Just(Request::Restart), reinit]
+}
+
+fn directory() -> impl Strategy<Value = Directory> {
+    let rarely = || prop::bool::weighted(0.1);
+    let wal_end = (lsn(), 1_u32..3, lsn()).prop_map(|(checkpoint, timeline, last)| WalEnd {
+        checkpoint,
+        timeline: TimelineId(timeline),
+        last_record: Ok(last),
+    });
+    (rarely(), rarely(), weighted(0.5, wal_end), rarely(), rarely(), any::<bool>()).prop_map(
+        |(interrupted, failed, wal_end, found_running, unguarded, leaderless_copy)| Directory {
+            rewind_interrupted: interrupted,
+            rewind_failed: failed,
+            wal_end,
+            found_running,
+            unguarded,
+            leaderless_copy,
+            progress: None,
+        },
+    )
 }
 
 fn name() -> impl Strategy<Value = MemberName> {
@@ -303,7 +331,7 @@ fn any_cluster() -> impl Strategy<Value = (bool, Cluster)> {
 fn initialize() -> impl Strategy<Value = Option<String>> {
     prop_oneof![
         6 => Just(Some(SYSTEM.to_owned())),
-        1 => Just(None),
+        2 => Just(None),
         1 => Just(Some(String::new())),
     ]
 }
@@ -312,15 +340,19 @@ fn config() -> impl Strategy<Value = Dynamic> {
     let flag = || prop::bool::weighted(0.25);
     let off = || serde_json::Value::Bool(false);
     let sync = select(vec![off(), off(), off(), true.into(), "quorum".into()]);
-    (sync, flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15)).prop_map(
-        |(sync, strict, standby, check_timeline, rewind, pause)| {
+    (sync, flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15), removal()).prop_map(
+        |(sync, strict, standby, check_timeline, rewind, pause, (after_failure, diverged))| {
             let mut json = serde_json::json!({
                 "synchronous_mode": sync,
                 "synchronous_mode_strict": strict,
                 "check_timeline": check_timeline,
                 "pause": pause,
                 "slots": {"dc2": {"type": "physical"}},
-                "postgresql": {"use_pg_rewind": rewind},
+                "postgresql": {
+                    "use_pg_rewind": rewind,
+                    "remove_data_directory_on_rewind_failure": after_failure,
+                    "remove_data_directory_on_diverged_timelines": diverged,
+                },
             });
             if standby {
                 json["standby_cluster"] = serde_json::json!({"host": "10.9.0.1"});
@@ -328,6 +360,11 @@ fn config() -> impl Strategy<Value = Dynamic> {
             Dynamic::read(json.as_object().expect("an object"))
         },
     )
+}
+
+/// What lets a data directory be removed.
+fn removal() -> impl Strategy<Value = (bool, bool)> {
+    (prop::bool::weighted(0.3), prop::bool::weighted(0.3))
 }
 
 fn failover() -> impl Strategy<Value = Failover> {

@@ -1,5 +1,6 @@
 //! The defaults: pg1 to pg3 run, pg1 leads as primary on timeline 1, and we are pg1.
 
+use node_agent_core::directory::Directory;
 use node_agent_core::failsafe::Failsafe;
 use node_agent_core::observed::{Cluster, Keyed, Lease, Me, Observed, Observer, RecordView};
 use node_agent_core::postgres::{
@@ -70,6 +71,7 @@ pub fn cluster() -> Observed {
         last_record: None,
         postgres: Postgres::Running(Box::new(primary())),
         own_history: Some(TimelineHistory { timeline: TimelineId(1), ancestors: Vec::new() }),
+        directory: Directory::default(),
         following: None,
         source: None,
         poll: None,

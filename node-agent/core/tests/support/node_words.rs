@@ -2,6 +2,7 @@
 
 use super::healthy::{NOW, WALL_US, ago, control, receiver, sender, slot, standby};
 use super::words::{Words, duration, history, items, lsn, upstream};
+use node_agent_core::directory::{Directory, Progress, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{Job, JobKind, Observed, Request};
 use node_agent_core::postgres::{
@@ -50,6 +51,11 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             observed.start_failures = value.parse().map_err(|_| "not a number")?;
         }
         "stand back" => observed.stand_back_until = Some(NOW + duration(value)?),
+        "directory" => observed.directory = directory(value)?,
+        "request" if value.starts_with("reinit") => {
+            let from_leader = value.ends_with("from leader");
+            observed.request = Some(Request::Reinit { from_leader });
+        }
         "request" if value == "restart" => observed.request = Some(Request::Restart),
         "scheduled restart" => observed.scheduled_restart = Some(scheduled_restart(value)?),
         "stopped by us" => observed.stopped_by_us = true,
@@ -83,6 +89,31 @@ fn scheduled_restart(text: &str) -> Result<ScheduledRestart, String> {
     };
     words.end()?;
     Ok(planned)
+}
+
+/// `[interrupted] [failed] [found] [unguarded] [leaderless] [checkpoint=0/… tl=1 last=0/…]
+/// [done=MB total=MB]`; without `last`, the WAL could not be read.
+fn directory(text: &str) -> Result<Directory, String> {
+    let mut words = Words::of(text);
+    let mut directory = Directory {
+        rewind_interrupted: words.flag("interrupted"),
+        rewind_failed: words.flag("failed"),
+        found_running: words.flag("found"),
+        unguarded: words.flag("unguarded"),
+        leaderless_copy: words.flag("leaderless"),
+        ..Directory::default()
+    };
+    if let Some(checkpoint) = words.value("checkpoint")? {
+        let timeline = TimelineId(words.value("tl")?.unwrap_or(1));
+        let last_record = words.value("last")?.ok_or("can't be read".to_owned());
+        directory.wal_end = Some(WalEnd { checkpoint, timeline, last_record });
+    }
+    if let Some(done) = words.value::<u64>("done")? {
+        let total = words.value::<u64>("total")?.unwrap_or(0);
+        directory.progress = Some(Progress { done_bytes: done << 20, total_bytes: total << 20 });
+    }
+    words.end()?;
+    Ok(directory)
 }
 
 fn list<T>(text: &str, read: fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {

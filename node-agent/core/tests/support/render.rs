@@ -35,6 +35,17 @@ fn act(act: &Act) -> String {
         ),
         Act::Initdb(_) => "initdb".into(),
         Act::Clone(source) => format!("clone {}", name_of(source)),
+        Act::Reinit(reinit) => {
+            let lost = match reinit.diverged {
+                Some((timeline, fork)) => format!(", lost from {fork} on timeline {timeline}"),
+                None => String::new(),
+            };
+            let asked = if reinit.asked { ", asked for" } else { "" };
+            let leader = if reinit.from_leader { ", from the leader" } else { "" };
+            format!("reinit from {}{lost}{asked}{leader}", name_of(&reinit.source))
+        }
+        Act::CloneLeaderless => "clone without a leader".into(),
+        Act::Leave => "leave".into(),
         Act::Rewind { source, timeline, fork } => {
             format!("rewind to {} from {fork} on timeline {timeline}", name_of(source))
         }
@@ -66,6 +77,10 @@ fn tend(tend: &Tend) -> String {
             format!("ask votes against beat {beat} of {}", names.join(" "))
         }
         Tend::AskHistory(source) => format!("ask history of {}", name_of(source)),
+        Tend::ReadWalEnd { from, timeline } => {
+            format!("read the end of WAL from {from} on timeline {timeline}")
+        }
+        Tend::DropRequest(why) => format!("drop the request: {why}"),
         Tend::Slot(SlotChange::Create(name)) => format!("create slot {name}"),
         Tend::Slot(SlotChange::Drop(name)) => format!("drop slot {name}"),
         Tend::Slot(SlotChange::Advance(name, to)) => format!("advance slot {name} to {to}"),

@@ -1,0 +1,194 @@
+//! What becomes of a data directory that its source's history may not contain: followed, rewound,
+//! copied anew, or left alone. Nothing is discarded here without a report first (I8).
+
+use crate::decision::{Act, Decision, Reinit, Tend};
+use crate::divergence::{OwnEnd, Verdict, compare, own_end};
+use crate::follower::{due, name_of, streams_from};
+use crate::observed::{Cluster, Observed};
+use crate::postgres::{ControlData, Postgres, Upstream};
+use crate::rule::Rule;
+use node_agent_wire::{Lsn, TimelineId};
+use std::time::Duration;
+
+/// What comparing the histories says.
+pub(crate) enum Judgement {
+    /// The local WAL is part of the source's history.
+    Follow,
+    /// It is not: this is what to do.
+    Diverged(Decision),
+    /// The source was asked and did not answer.
+    Silent(String),
+    /// The source must be asked first.
+    Ask(String),
+}
+
+/// Compares the local history with the one of `upstream`.
+pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> Judgement {
+    let Some(source) = observed.source.as_ref().filter(|s| s.upstream == *upstream) else {
+        return Judgement::Ask(format!("asking {} for its history", name_of(upstream)));
+    };
+    let history = match &source.answer {
+        Ok(history) => history,
+        Err(why) => {
+            let name = name_of(upstream);
+            return Judgement::Silent(format!("the history of {name} is not known: {why}"));
+        }
+    };
+    let (Some(own), Some(own_history)) = (end_of_own_wal(observed), &observed.own_history) else {
+        return Judgement::Ask("the local history is not known yet".into());
+    };
+    if own.timeline > history.timeline && (due(observed) || streams_from(observed, upstream)) {
+        // The source has moved on since it was asked, or the local timeline is foreign to it. What
+        // it streams itself is not foreign to it.
+        return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
+    }
+    match compare(own, own_history, history) {
+        Verdict::InHistory => Judgement::Follow,
+        Verdict::Diverged { timeline, fork } => {
+            let left = Left { upstream, source: history.timeline, timeline, fork };
+            Judgement::Diverged(settle(observed, cluster, own, &left))
+        }
+        Verdict::CanNotTell => Judgement::Silent(format!(
+            "this node crashed as primary and {} is still on timeline {}",
+            name_of(upstream),
+            history.timeline
+        )),
+    }
+}
+
+/// Where the local WAL ends: by the control file, or by the WAL itself where that was read.
+#[must_use]
+pub fn end_of_own_wal(observed: &Observed) -> Option<OwnEnd> {
+    let end = own_end(&observed.postgres)?;
+    if end.exact {
+        return Some(end);
+    }
+    let (Some(control), Some(read)) = (stopped(observed), &observed.directory.wal_end) else {
+        return Some(end);
+    };
+    let same = read.checkpoint == control.checkpoint && read.timeline == end.timeline;
+    match read.last_record {
+        // Records of a shared timeline are the same on both sides, so the last one is within the
+        // source's history when it begins there.
+        Ok(last) if same => Some(OwnEnd { lsn: Lsn(last.0.saturating_add(1)), exact: true, ..end }),
+        Ok(_) | Err(_) => Some(end),
+    }
+}
+
+fn stopped(observed: &Observed) -> Option<&ControlData> {
+    match &observed.postgres {
+        Postgres::Stopped(control) => Some(control),
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Starting { .. }
+        | Postgres::Running(_)
+        | Postgres::Unresponsive { .. } => None,
+    }
+}
+
+/// Where the local WAL left the source's history.
+struct Left<'a> {
+    upstream: &'a Upstream,
+    source: TimelineId,
+    timeline: TimelineId,
+    fork: Lsn,
+}
+
+/// Why pg_rewind is not the way.
+fn obstacle(observed: &Observed) -> Option<&'static str> {
+    let rewindable = match &observed.postgres {
+        Postgres::Stopped(control) | Postgres::Starting { control, .. } => control.rewindable,
+        Postgres::Running(_) => true,
+        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => false,
+    };
+    if !observed.config.use_pg_rewind {
+        return Some("use_pg_rewind is off");
+    }
+    (!rewindable).then_some("pg_rewind needs data checksums or wal_log_hints")
+}
+
+fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) -> Decision {
+    let why = format!(
+        "local WAL left the history of {} (timeline {}) at {} on timeline {}",
+        name_of(left.upstream),
+        left.source,
+        left.fork,
+        left.timeline
+    );
+    if let Some(obstacle) = obstacle(observed) {
+        if let Some(read) = read_wal_first(observed, own) {
+            return read;
+        }
+        return without_rewind(observed, cluster, left, &format!("{why}; {obstacle}"));
+    }
+    if observed.directory.rewind_failed && removal_allowed(observed) {
+        return copy_again(observed, cluster, left, format!("{why}; pg_rewind failed"));
+    }
+    if let Some(until) = observed.stand_back_until.filter(|until| observed.now < *until) {
+        return Decision::wait(
+            Rule::AwaitSource,
+            format!("{why}; pg_rewind failed lately"),
+            observed.now.until(until),
+            "the next attempt",
+        );
+    }
+    let (timeline, fork) = (left.timeline, left.fork);
+    Decision::wait(Rule::Rewind, why, Duration::ZERO, "pg_rewind").act(Act::Rewind {
+        source: left.upstream.clone(),
+        timeline,
+        fork,
+    })
+}
+
+/// A primary that died has no exact end of WAL in its control file; the segments have it.
+fn read_wal_first(observed: &Observed, own: OwnEnd) -> Option<Decision> {
+    let control = stopped(observed).filter(|_| !own.exact)?;
+    let read = &observed.directory.wal_end;
+    if read.as_ref().is_some_and(|read| read.checkpoint == control.checkpoint) {
+        return None;
+    }
+    let why = "this node crashed as primary: reading where its WAL ends";
+    let wait = Decision::wait(Rule::AwaitSource, why, Duration::from_millis(500), "pg_waldump");
+    Some(wait.tend(Tend::ReadWalEnd { from: control.checkpoint, timeline: own.timeline }))
+}
+
+fn without_rewind(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: &str) -> Decision {
+    if observed.config.remove_data_directory_on_diverged_timelines {
+        return copy_again(observed, cluster, left, why.to_owned());
+    }
+    let why = format!(
+        "{why}: reinitialize this member (patronictl reinit), or set \
+         remove_data_directory_on_diverged_timelines"
+    );
+    let pause = observed.config.timing.loop_wait;
+    Decision::wait(Rule::RewindImpossible, why, pause, "an operator")
+}
+
+/// The configuration lets a directory be removed that pg_rewind failed on.
+pub(crate) fn removal_allowed(observed: &Observed) -> bool {
+    observed.config.remove_data_directory_on_rewind_failure
+        || observed.config.remove_data_directory_on_diverged_timelines
+}
+
+/// Replaces the directory by a copy of the leader. Only a member's: what a standby leader has
+/// beyond the other datacenter is for an operator to give up (behaviour §15).
+fn copy_again(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: String) -> Decision {
+    let pause = observed.config.timing.loop_wait;
+    let source = match left.upstream {
+        Upstream::Member { .. } => left.upstream.clone(),
+        Upstream::Remote { .. } | Upstream::Nobody => {
+            let why = format!("{why}; a standby leader's directory is not removed by itself");
+            return Decision::wait(Rule::RewindImpossible, why, pause, "an operator");
+        }
+    };
+    if let Some(wait) = crate::reinit::await_leader(observed, cluster, &why) {
+        return wait;
+    }
+    let wait = Decision::wait(Rule::CopyAgain, why, Duration::ZERO, "the base backup");
+    wait.act(Act::Reinit(Reinit {
+        source,
+        diverged: Some((left.timeline, left.fork)),
+        asked: false,
+        from_leader: false,
+    }))
+}

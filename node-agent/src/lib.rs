@@ -20,6 +20,7 @@ pub mod publish;
 pub mod rest;
 pub mod run;
 pub mod settings;
+pub mod stall_watch;
 pub mod telemetry;
 pub mod view;
 mod watch;

@@ -8,6 +8,7 @@ use crate::keeper::Keeper;
 use crate::link::Links;
 use crate::plans::Planned;
 use crate::postgres::{Server, method};
+use crate::stall_watch::StallBoard;
 use node_agent_core::directory::{Directory, Progress, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{
@@ -23,7 +24,7 @@ use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::Member;
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Lsn, MemberName, SlotName, TimelineId};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct Memory {
     pub stand_back_until: Option<Boot>,
     /// End of WAL when the synchronous names changed.
     pub sync_names_set_at: Option<Lsn>,
+    /// Standbys that sessions wait for in vain.
+    pub stalls: Arc<StallBoard>,
     /// An operator's request.
     pub request: Option<Request>,
     /// How long the requested restart may take.
@@ -205,6 +208,19 @@ pub async fn observe(
     let health = sources.checkup.look(sources.server, &postgres, &memory.config);
     let directory = directory(memory, &sources, &postgres).await;
     let peers: BTreeMap<DcName, _> = sources.links.records();
+    let set_at = memory.sync_names_set_at.filter(|_| match (&postgres, &memory.sync_names) {
+        // Somebody else may have set other names meanwhile.
+        (Postgres::Running(running), Some((names, _))) => *names == running.sync_names,
+        (_, None)
+        | (
+            Postgres::NoData
+            | Postgres::Unreadable(_)
+            | Postgres::Stopped(_)
+            | Postgres::Starting { .. }
+            | Postgres::Unresponsive { .. },
+            Some(_),
+        ) => false,
+    });
     Observed {
         now: clock::boot(),
         wall_us: clock::wall_us(),
@@ -233,8 +249,8 @@ pub async fn observe(
         stopped_by_us: memory.stopped_by_us,
         stand_back_until: memory.stand_back_until,
         sync_names_ours: sources.server.owns_sync_names(),
-        sync_names_set_at: memory.sync_names_set_at,
-        sync_lost: BTreeSet::new(),
+        sync_names_set_at: set_at,
+        sync_lost: memory.stalls.lost(),
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
         slot_errors: memory.slot_errors.clone(),

@@ -20,6 +20,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(1000);
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// Asks members over HTTP.
+#[derive(Clone)]
 pub struct Peers {
     client: Client<HttpConnector, Empty<Bytes>>,
 }
@@ -58,6 +59,15 @@ impl Peers {
             }
         }
         Poll { asked_at, answers }
+    }
+}
+
+impl Peers {
+    /// Whether anything answers at this URL before the deadline.
+    pub async fn lives(&self, url: &str, deadline: Duration) -> bool {
+        let Ok(uri) = url.parse() else { return false };
+        let answer = tokio::time::timeout(deadline, self.client.get(uri)).await;
+        matches!(answer, Ok(Ok(_)))
     }
 }
 

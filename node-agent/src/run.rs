@@ -16,6 +16,7 @@ use crate::peers::Peers;
 use crate::plans;
 use crate::postgres::{Server, StopMode};
 use crate::publish;
+use crate::stall_watch::watch_stalls;
 use crate::view::{Ask, Handle, View};
 use crate::watch::watch_cluster;
 use node_agent_core::decide;
@@ -150,6 +151,13 @@ impl Agent {
             self.beats.clone(),
             self.wake.clone(),
         ));
+        let stalls = tokio::spawn(watch_stalls(
+            self.hands.tools.server.clone(),
+            self.hands.peers.clone(),
+            self.view.subscribe(),
+            self.memory.stalls.clone(),
+            self.wake.clone(),
+        ));
         let version = tokio::spawn(warn_of_old_etcd(self.hands.dcs.clone()));
         tokio::pin!(stop);
         loop {
@@ -169,6 +177,7 @@ impl Agent {
             }
         }
         watcher.abort();
+        stalls.abort();
         version.abort();
         self.shut_down().await;
         Ok(())
@@ -415,6 +424,7 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         stopped_by_us: false,
         stand_back_until: None,
         sync_names_set_at: None,
+        stalls: Arc::default(),
         request: None,
         restart_timeout: None,
         planned: None,

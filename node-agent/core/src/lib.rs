@@ -30,6 +30,7 @@ pub mod rule;
 pub mod schedule;
 pub mod sick;
 pub mod slots;
+pub mod stall;
 mod standing;
 mod switchover;
 pub mod sync;

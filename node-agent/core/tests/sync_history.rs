@@ -1,11 +1,13 @@
-//! Goal: synchronous mode loses nothing that was acknowledged, whatever is killed between any two
-//! steps: an acknowledged commit is on everyone whom `/sync` names.
+//! Goal: synchronous mode, plain and by quorum, loses nothing that was acknowledged, whatever is
+//! killed between any two steps: whoever takes the leader key has every acknowledged commit.
 //!
-//! Method: three nodes with a list of commits each, `/sync` with its revision, and agents that
-//! observe, decide (the real function) and act at different moments. Random histories of commits,
-//! replication, broken links, killed agents, stale decisions, crashes and takeovers. PostgreSQL is
-//! modelled as its manual says (section 26.2.8): a commit is acknowledged when every standby in
-//! `synchronous_standby_names` has flushed it.
+//! Method: four nodes with a list of records and a timeline each, `/sync` with its revision, and
+//! agents that observe, decide (the real function, also in the election) and act at different
+//! moments. Random histories of commits, replication, broken links, killed agents, stale
+//! decisions, crashes, elections among some of the members, and changes of the configuration.
+//! PostgreSQL is modelled as its manual says (section 26.2.8): a commit is acknowledged when so
+//! many of the standbys in `synchronous_standby_names` have flushed it as the value says. Two
+//! promotions can make two timelines of the same number.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where a fact is missing")]
 
@@ -13,16 +15,19 @@ mod support;
 
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Tend};
-use node_agent_core::observed::{Keyed, Observed};
+use node_agent_core::observed::{Keyed, Lease, Observed, PeerAnswer, Poll, Standing};
 use node_agent_core::postgres::{Postgres, Running};
+use node_agent_core::waits::Waits;
 use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::status::SyncState;
-use node_agent_wire::{Lsn, MemberName, Revision};
+use node_agent_wire::{Lsn, MemberName, Revision, TimelineId};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use std::collections::BTreeSet;
-use support::healthy::{cluster, dcs, sender, standby};
+use support::healthy::{cluster, dcs, member, sender, standby};
 
-const NODES: [&str; 3] = ["pg1", "pg2", "pg3"];
+const NODES: [&str; 4] = ["pg1", "pg2", "pg3", "pg4"];
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -40,15 +45,23 @@ enum Event {
     /// The names are in force everywhere, and the end of WAL is read.
     Measure(usize),
     KillAgent(usize),
-    /// The primary dies, and this node takes the leader key if it may.
-    TakeOver(usize),
+    /// The primary dies. This node can ask those of the others whose bit is set, and takes the
+    /// leader key if it may.
+    TakeOver(usize, u8),
     /// PostgreSQL of the primary crashes and is started in place.
     Crash,
     Configure {
-        on: bool,
+        mode: Mode,
         strict: bool,
         count: u32,
     },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    Off,
+    On,
+    Quorum,
 }
 
 /// What an agent has decided and not carried out yet.
@@ -62,8 +75,11 @@ enum Plan {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    /// Commits by number; the position of WAL is their count.
+    /// Records by number; the position of WAL is their count.
     wal: Vec<u32>,
+    timeline: u32,
+    /// Where the timeline began.
+    began: usize,
     connected: bool,
     names: String,
     names_set_at: Option<Lsn>,
@@ -73,46 +89,59 @@ struct Node {
 }
 
 struct World {
-    nodes: [Node; 3],
+    nodes: [Node; 4],
     leader: usize,
     /// The leader accepts writes.
     primary: bool,
     sync: SyncState,
     revision: i64,
     acknowledged: BTreeSet<u32>,
+    /// Records of promotions: nobody waits for them.
+    own: BTreeSet<u32>,
     commits: u32,
+    takeovers: u32,
     config: Dynamic,
 }
 
-fn config(on: bool, strict: bool, count: u32) -> Dynamic {
+fn config(mode: Mode, strict: bool, count: u32) -> Dynamic {
+    let mode: serde_json::Value = match mode {
+        Mode::Off => false.into(),
+        Mode::On => true.into(),
+        Mode::Quorum => "quorum".into(),
+    };
     let json = serde_json::json!({
-        "synchronous_mode": on, "synchronous_mode_strict": strict, "synchronous_node_count": count,
+        "synchronous_mode": mode, "synchronous_mode_strict": strict,
+        "synchronous_node_count": count,
+        // How far behind a winner may be is another question.
+        "maximum_lag_on_failover": u64::MAX,
     });
     Dynamic::read(json.as_object().unwrap())
 }
 
-fn end(node: &Node) -> Lsn {
-    Lsn(u64::try_from(node.wal.len()).unwrap())
+/// Position 0 is no answer in an election.
+fn position(records: usize) -> Lsn {
+    Lsn(u64::try_from(records).unwrap() + 1)
 }
 
-/// The standbys that PostgreSQL waits for; `None`: any one of them.
-fn waited_for(names: &str) -> Option<BTreeSet<&str>> {
-    (names != "*")
-        .then(|| NODES.into_iter().filter(|n| names.contains(&format!("\"{n}\""))).collect())
+fn end(node: &Node) -> Lsn {
+    position(node.wal.len())
 }
 
 impl World {
     fn new() -> Self {
-        let connected = Node { connected: true, ..Node::default() };
+        let alone = Node { timeline: 1, ..Node::default() };
+        let connected = Node { connected: true, ..alone.clone() };
         Self {
-            nodes: [Node::default(), connected.clone(), connected],
+            nodes: [alone, connected.clone(), connected.clone(), connected],
             leader: 0,
             primary: true,
             sync: SyncState::default(),
             revision: 1,
             acknowledged: BTreeSet::new(),
+            own: BTreeSet::new(),
             commits: 0,
-            config: config(true, false, 1),
+            takeovers: 0,
+            config: config(Mode::Quorum, false, 1),
         }
     }
 
@@ -127,6 +156,7 @@ impl World {
                 let wal = &self.nodes[self.leader].wal;
                 let more: Vec<u32> = wal.iter().skip(from).take(count).copied().collect();
                 self.nodes[node].wal.extend(more);
+                self.enter_timeline(node);
             }
             Event::Connect(node) if node != self.leader => self.connect(node),
             Event::Disconnect(node) => self.nodes[node].connected = false,
@@ -148,50 +178,106 @@ impl World {
                 let node = &mut self.nodes[node];
                 (node.plan, node.names_set_at, node.measuring) = (None, None, false);
             }
-            Event::TakeOver(node) if node != self.leader => self.take_over(node),
+            Event::TakeOver(node, reach) if node != self.leader => self.take_over(node, reach),
             Event::Crash => {
                 for node in &mut self.nodes {
                     node.connected = false;
                 }
             }
-            Event::Configure { on, strict, count } => self.config = config(on, strict, count),
+            Event::Configure { mode, strict, count } => self.config = config(mode, strict, count),
             Event::Commit
             | Event::Replicate(..)
             | Event::Connect(_)
             | Event::Decide(_)
             | Event::Measure(_)
-            | Event::TakeOver(_) => {}
+            | Event::TakeOver(..) => {}
         }
         self.acknowledge();
         self.check();
     }
 
-    /// A standby that has left the leader's history is rewound first.
+    /// A standby that has left the leader's history is rewound first, which takes a primary: it is
+    /// no standby again before it has all that the primary had then.
     fn connect(&mut self, node: usize) {
-        let common = self.nodes[node]
-            .wal
-            .iter()
-            .zip(&self.nodes[self.leader].wal)
-            .take_while(|(a, b)| a == b)
-            .count();
-        self.nodes[node].wal.truncate(common);
-        self.nodes[node].connected = true;
-    }
-
-    fn take_over(&mut self, node: usize) {
-        let name = MemberName::from(NODES[node]);
-        if self.sync.active() && !self.sync.covers(&name) {
+        let leader = &self.nodes[self.leader].wal;
+        let diverged = !leader.starts_with(&self.nodes[node].wal);
+        if diverged && !self.primary {
             return;
         }
+        if diverged {
+            self.nodes[node].wal = leader.clone();
+        }
+        self.nodes[node].connected = true;
+        self.enter_timeline(node);
+    }
+
+    /// WAL beyond the point where the leader's timeline began is of that timeline.
+    fn enter_timeline(&mut self, node: usize) {
+        let (timeline, began) = (self.nodes[self.leader].timeline, self.nodes[self.leader].began);
+        let reached = self.nodes[node].wal.len() > began;
+        if self.primary && reached {
+            (self.nodes[node].timeline, self.nodes[node].began) = (timeline, began);
+        }
+    }
+
+    /// The election as it is decided, with the answers of those that can be asked.
+    fn take_over(&mut self, node: usize, reach: u8) {
+        let mut observed = self.observed(node);
+        observed.lease = Lease::default();
+        let answers = (0..NODES.len()).filter(|n| *n != node).map(|n| {
+            let answer = if reach & (1 << n) == 0 || (n == self.leader && self.primary) {
+                PeerAnswer::Silent
+            } else {
+                PeerAnswer::Answered(self.standing(n))
+            };
+            (NODES[n].into(), answer)
+        });
+        observed.poll = Some(Poll { asked_at: observed.now, answers: answers.collect() });
+        let cluster = dcs(&mut observed);
+        cluster.leader = None;
+        cluster.members = NODES.map(member).map(|m| (m.name.clone(), m)).into();
+        if let Postgres::Running(running) = &mut observed.postgres {
+            running.in_recovery = true;
+            running.senders = Vec::new();
+        }
+        if !matches!(decide(&observed).act, Some(Act::Acquire(_))) {
+            return;
+        }
+        let wal = self.nodes[node].wal.clone();
         if !self.sync.active() {
             // Asynchronous: a takeover may lose what only the former primary had.
-            let wal = self.nodes[node].wal.clone();
             self.acknowledged.retain(|commit| wal.contains(commit));
         }
+        let missing: Vec<&u32> = self.acknowledged.iter().filter(|c| !wal.contains(c)).collect();
+        assert!(missing.is_empty(), "{} leads and lacks {missing:?}", NODES[node]);
         for other in &mut self.nodes {
             other.connected = false;
         }
         (self.leader, self.primary) = (node, false);
+        self.takeovers += 1;
+    }
+
+    fn standing(&self, node: usize) -> Standing {
+        Standing {
+            in_recovery: true,
+            lsn: end(&self.nodes[node]),
+            whole: true,
+            timeline: Some(TimelineId(self.nodes[node].timeline)),
+            nofailover: false,
+            failover_priority: 1,
+            watchdog_failed: false,
+            sees_primary: None,
+        }
+    }
+
+    /// The first record of a new timeline is the promotion's own.
+    fn promote(&mut self) {
+        let node = &mut self.nodes[self.leader];
+        (node.timeline, node.began) = (node.timeline + 1, node.wal.len());
+        self.commits += 1;
+        node.wal.push(self.commits);
+        self.own.insert(self.commits);
+        self.primary = true;
     }
 
     fn decide(&self, node: usize) -> Option<Plan> {
@@ -228,15 +314,24 @@ impl World {
         cluster.leader = Some(NODES[me].into());
         cluster.config = self.config.clone();
         cluster.sync = Keyed { value: self.sync.clone(), revision: Revision(self.revision) };
-        let senders = (0..3).filter(|n| self.primary && self.nodes[*n].connected).map(|n| {
-            let waited = waited_for(&self.nodes[me].names);
-            let sync = waited.is_none_or(|names| names.contains(NODES[n]));
-            let sync_state = if sync { "sync" } else { "async" }.to_owned();
+        cluster.members = NODES.map(member).map(|m| (m.name.clone(), m)).into();
+        let (timeline, began) = (TimelineId(self.nodes[me].timeline), self.nodes[me].began);
+        let ended_at = position(began);
+        let ancestors =
+            (1..timeline.0).map(|t| Ancestor { timeline: TimelineId(t), ended_at }).collect();
+        observed.own_history = Some(TimelineHistory { timeline, ancestors });
+        let waits = Waits::read(&self.nodes[me].names);
+        let streaming = |n: &usize| self.primary && *n != self.leader && self.nodes[*n].connected;
+        let senders = (0..NODES.len()).filter(streaming).map(|n| {
+            let listed = waits.set.contains(&MemberName::from(NODES[n]));
+            let kind = if waits.num == waits.set.len() { "sync" } else { "quorum" };
+            let sync_state = if listed { kind } else { "async" }.to_owned();
             let flush_lsn = Some(end(&self.nodes[n]));
             node_agent_core::postgres::Walsender { sync_state, flush_lsn, ..sender(NODES[n]) }
         });
         observed.postgres = Postgres::Running(Box::new(Running {
-            in_recovery: !self.primary,
+            in_recovery: !self.primary || me != self.leader,
+            timeline,
             lsn: end(&self.nodes[me]),
             senders: senders.collect(),
             sync_names: self.nodes[me].names.clone(),
@@ -262,7 +357,7 @@ impl World {
                 (node.names, node.names_set_at, node.measuring) = (names, None, true);
             }
             // The lease is exclusive: a promotion that is not the leader's own is stopped.
-            Some(Plan::Promote) if me == self.leader => self.primary = true,
+            Some(Plan::Promote) if me == self.leader && !self.primary => self.promote(),
             Some(Plan::Write(..) | Plan::Delete(_) | Plan::Promote) | None => {}
         }
     }
@@ -272,51 +367,58 @@ impl World {
             return;
         }
         let node = &self.nodes[self.leader];
-        let flushed = |n: usize, at: usize| self.nodes[n].connected && self.nodes[n].wal.len() > at;
-        for (at, commit) in node.wal.iter().enumerate() {
-            let done = match waited_for(&node.names) {
-                Some(names) => (0..3).filter(|n| names.contains(NODES[*n])).all(|n| flushed(n, at)),
-                None => (0..3).any(|n| n != self.leader && flushed(n, at)),
-            };
-            if done {
+        let waits = Waits::read(&node.names);
+        let anybody = node.names.contains('*');
+        for (at, commit) in node.wal.iter().enumerate().skip(node.began) {
+            let have = (0..NODES.len())
+                .filter(|n| *n != self.leader && self.nodes[*n].connected)
+                .filter(|n| anybody || waits.set.contains(&MemberName::from(NODES[*n])))
+                .filter(|n| self.nodes[*n].wal.len() > at)
+                .count();
+            if have >= waits.num.max(usize::from(anybody)) && !self.own.contains(commit) {
                 self.acknowledged.insert(*commit);
             }
         }
     }
 
+    /// Each electorate that `/sync` allows has every acknowledged commit, and so has its leader.
     fn check(&self) {
-        for (n, name) in NODES.iter().enumerate() {
-            if self.sync.covers(&MemberName::from(*name)) {
-                let wal: BTreeSet<u32> = self.nodes[n].wal.iter().copied().collect();
-                let missing: Vec<&u32> = self.acknowledged.difference(&wal).collect();
-                assert!(missing.is_empty(), "{name} is in /sync and lacks {missing:?}");
+        let has = |name: &MemberName, commit: &u32| {
+            let node = NODES.iter().position(|n| *n == name.as_str()).unwrap();
+            self.nodes[node].wal.contains(commit)
+        };
+        for commit in &self.acknowledged {
+            if let Some(leader) = &self.sync.leader {
+                assert!(has(leader, commit), "{leader} is in /sync and lacks {commit}");
             }
-        }
-        let leads = self.sync.leader.as_ref().is_some_and(|l| l.as_str() == NODES[self.leader]);
-        if self.primary && leads {
-            let waited = waited_for(&self.nodes[self.leader].names).unwrap_or_default();
-            for standby in &self.sync.sync_standby {
-                assert!(waited.contains(standby.as_str()), "{standby} is not waited for");
-            }
+            let lacking = self.sync.sync_standby.iter().filter(|n| !has(n, commit)).count();
+            let votes = usize::try_from(self.sync.quorum).unwrap();
+            let elected = !self.sync.sync_standby.is_empty() && lacking > votes;
+            assert!(!elected, "{:?} lets one be elected who lacks {commit}", self.sync);
         }
     }
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    prop_oneof![1 => Just(Mode::Off), 3 => Just(Mode::On), 6 => Just(Mode::Quorum)]
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => Just(Event::Commit),
-        10 => (0_usize..3, 1_usize..6).prop_map(|(n, count)| Event::Replicate(n, count)),
-        4 => (0_usize..3).prop_map(Event::Connect),
-        2 => (0_usize..3).prop_map(Event::Disconnect),
-        10 => Just(Event::Pass),
-        4 => (0_usize..3).prop_map(Event::Decide),
-        4 => (0_usize..3).prop_map(Event::Apply),
-        2 => (0_usize..3).prop_map(Event::Measure),
-        1 => (0_usize..3).prop_map(Event::KillAgent),
-        1 => (0_usize..3).prop_map(Event::TakeOver),
+        20 => (0_usize..4, 1_usize..6).prop_map(|(n, count)| Event::Replicate(n, count)),
+        8 => (0_usize..4).prop_map(Event::Connect),
+        2 => (0_usize..4).prop_map(Event::Disconnect),
+        20 => Just(Event::Pass),
+        4 => (0_usize..4).prop_map(Event::Decide),
+        4 => (0_usize..4).prop_map(Event::Apply),
+        2 => (0_usize..4).prop_map(Event::Measure),
+        1 => (0_usize..4).prop_map(Event::KillAgent),
+        2 => (0_usize..4, prop_oneof![Just(15_u8), 0_u8..16])
+            .prop_map(|(n, reach)| Event::TakeOver(n, reach)),
         1 => Just(Event::Crash),
-        1 => (prop::bool::weighted(0.8), any::<bool>(), 1_u32..3)
-            .prop_map(|(on, strict, count)| Event::Configure { on, strict, count }),
+        1 => (mode(), any::<bool>(), 1_u32..4)
+            .prop_map(|(mode, strict, count)| Event::Configure { mode, strict, count }),
     ]
 }
 
@@ -343,12 +445,13 @@ proptest! {
 #[test]
 fn a_quiet_history_reaches_synchronous_replication_and_survives_a_takeover() {
     let mut world = World::new();
+    world.run(&Event::Configure { mode: Mode::On, strict: false, count: 1 });
     let round = |world: &mut World, node: usize| {
         for _ in 0..8 {
             for event in [Event::Decide(node), Event::Apply(node), Event::Measure(node)] {
                 world.run(&event);
             }
-            for n in 0..3 {
+            for n in 0..NODES.len() {
                 world.run(&Event::Replicate(n, 9));
             }
         }
@@ -360,7 +463,7 @@ fn a_quiet_history_reaches_synchronous_replication_and_survives_a_takeover() {
     assert!(world.acknowledged.is_empty(), "nobody has it but the primary");
     world.run(&Event::Replicate(heir, 9));
     assert_eq!(world.acknowledged.len(), 1);
-    world.run(&Event::TakeOver(heir));
+    world.run(&Event::TakeOver(heir, 0));
     round(&mut world, heir);
     assert!(world.primary && world.leader == heir);
     world.run(&Event::Connect(0));
@@ -369,4 +472,47 @@ fn a_quiet_history_reaches_synchronous_replication_and_survives_a_takeover() {
     assert_eq!(world.acknowledged.len(), 2);
     assert_eq!(world.sync.leader, Some(NODES[heir].into()));
     assert_eq!(world.sync.sync_standby, [MemberName::from("pg1")].into());
+}
+
+/// By quorum: who lacks a commit is not elected without the vote that would tell, who has it is.
+#[test]
+fn a_quiet_history_of_a_quorum_elects_who_has_the_commit() {
+    let mut world = World::new();
+    for _ in 0..8 {
+        world.run(&Event::Pass);
+        for n in 0..NODES.len() {
+            world.run(&Event::Replicate(n, 9));
+        }
+    }
+    assert_eq!((world.sync.sync_standby.len(), world.sync.quorum), (3, 2), "{:?}", world.sync);
+    world.run(&Event::Commit);
+    assert!(world.acknowledged.is_empty(), "nobody has it but the primary");
+    world.run(&Event::Replicate(1, 9));
+    assert_eq!(world.acknowledged.len(), 1);
+    for (node, reach) in [(2, 0b1000), (2, 0b1010), (3, 0b0110), (1, 0b0100)] {
+        world.run(&Event::TakeOver(node, reach));
+        assert_eq!(world.leader, 0, "{} asked {reach:04b}", NODES[node]);
+    }
+    world.run(&Event::TakeOver(1, 0b1100));
+    assert_eq!(world.leader, 1);
+}
+
+/// Random histories come to elections and to commits that waited for a quorum.
+#[test]
+fn the_histories_reach_what_they_are_about() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let histories = prop::collection::vec(event(), 250);
+    let (mut takeovers, mut by_quorum, mut acknowledged) = (0, 0, 0);
+    for _ in 0..60 {
+        let mut world = World::new();
+        for event in histories.new_tree(&mut runner).unwrap().current() {
+            let before = (world.takeovers, world.sync.quorum);
+            world.run(&event);
+            by_quorum += u32::from(world.takeovers > before.0 && before.1 > 0);
+        }
+        takeovers += world.takeovers;
+        acknowledged += world.acknowledged.len();
+    }
+    assert!(takeovers >= 30 && acknowledged >= 600, "{takeovers} takeovers, {acknowledged}");
+    assert!(by_quorum >= 5, "{by_quorum} takeovers by quorum");
 }

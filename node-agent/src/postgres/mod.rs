@@ -45,6 +45,7 @@ mod session;
 mod settings;
 mod slots;
 mod status;
+mod sync_waits;
 mod words;
 
 pub use divergence::Divergence;

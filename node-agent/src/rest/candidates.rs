@@ -144,7 +144,7 @@ fn possible(
     if request.leader.is_some() && request.leader != cluster.leader {
         return Err("leader name does not match".into());
     }
-    let synchronous = cluster.config.effective_sync_mode() == SynchronousMode::On;
+    let synchronous = cluster.config.effective_sync_mode() != SynchronousMode::Off;
     let listed = |name: &MemberName| {
         let same = |other: &MemberName| other.as_str().eq_ignore_ascii_case(name.as_str());
         cluster.sync.value.sync_standby.iter().any(same)
@@ -280,7 +280,13 @@ mod tests {
                 "candidate name does not match with sync_standby",
             ),
             (sync, Failover, json!({"candidate": "pg2"}), 200, "failover"),
-            (quorum, Switchover, json!({"leader": "pg1", "member": "pg2"}), 200, "switchover"),
+            (
+                quorum,
+                Switchover,
+                json!({"leader": "pg1", "member": "pg2"}),
+                412,
+                "candidate name does not match with sync_standby",
+            ),
             (
                 nobody,
                 Switchover,

@@ -22,8 +22,7 @@ use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::Member;
-use node_agent_wire::position::Position;
-use node_agent_wire::{DcName, Lsn, MemberName, SlotName, TimelineId};
+use node_agent_wire::{DcName, Lsn, MemberName, Revision, SlotName, TimelineId};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -31,25 +30,24 @@ use std::time::Duration;
 /// Whether a guard listens.
 const GUARD_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The beats that this node has seen, and when; written by the watch and by the loop's own reads.
+/// The last beat that this node has seen, by the revision of its key, and when; written by the
+/// watch and by the loop's own reads.
 #[derive(Default)]
-pub struct Beats(Mutex<Option<(MemberName, u64, Boot)>>);
+pub struct Beats(Mutex<Option<(Revision, Boot)>>);
 
 impl Beats {
     /// A beat was seen at this moment. Only the first sight of a beat counts: seeing it later than
-    /// it was made is safe. Any other number is another beat: an agent that restarts counts anew.
-    pub fn saw(&self, position: &Position, now: Boot) {
+    /// it was made is safe. Any other revision is another beat; the number in it would not do, for
+    /// an agent that restarts counts anew.
+    pub fn saw(&self, beat: Revision, now: Boot) {
         let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = latest
-            .as_ref()
-            .is_some_and(|(leader, beat, _)| *leader == position.leader && *beat == position.beat);
-        if !known {
-            *latest = Some((position.leader.clone(), position.beat, now));
+        if latest.is_none_or(|(known, _)| known != beat) {
+            *latest = Some((beat, now));
         }
     }
 
     fn seen_at(&self) -> Option<Boot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(_, _, at)| *at)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|(_, at)| at)
     }
 }
 
@@ -313,8 +311,8 @@ fn take_read(
         sources.keeper.set_ttl(view.config.timing.ttl);
         memory.config = view.config.clone();
     }
-    if let Some(position) = &view.position {
-        sources.beats.saw(position, clock::boot());
+    if let Some(beat) = memory.raw.keys.get(&sources.path.key(Leaf::Position)) {
+        sources.beats.saw(beat.revision, clock::boot());
     }
     if let Some(leader) = &view.leader {
         memory.last_leader = Some(leader.clone());
@@ -385,31 +383,10 @@ mod tests {
     #[test]
     fn only_the_first_sight_of_a_beat_counts() {
         let beats = Beats::default();
-        let position = |beat| Position {
-            leader: "a".into(),
-            beat,
-            ttl_ms: 1,
-            released: false,
-            unattended: false,
-            epoch: None,
-            writable: false,
-            lsn: None,
-            replay_lsn: None,
-            timeline: None,
-            commit_at_us: None,
-            wrote_at_us: None,
-            at_us: 0,
-            wal_rate_max: 0,
-            primary_seen: None,
-            link: None,
-            failsafe: None,
-        };
-        beats.saw(&position(3), Boot(10));
-        beats.saw(&position(3), Boot(20));
+        beats.saw(Revision(3), Boot(10));
+        beats.saw(Revision(3), Boot(20));
         assert_eq!(beats.seen_at(), Some(Boot(10)));
-        beats.saw(&position(4), Boot(40));
+        beats.saw(Revision(4), Boot(40));
         assert_eq!(beats.seen_at(), Some(Boot(40)));
-        beats.saw(&position(1), Boot(50));
-        assert_eq!(beats.seen_at(), Some(Boot(50)), "a restarted agent counts anew");
     }
 }

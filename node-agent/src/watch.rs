@@ -6,7 +6,6 @@ use crate::dcs::mirror::Mirrored;
 use crate::dcs::{Change, Dcs};
 use crate::observe::Beats;
 use node_agent_wire::keys::{ClusterPath, Leaf, LeafName};
-use node_agent_wire::position::Position;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -59,10 +58,8 @@ pub async fn watch_cluster(
 fn matters(path: &ClusterPath, beats: &Beats, change: &Change) -> bool {
     match path.parse(&change.key) {
         Some(LeafName::Plain(Leaf::Position)) => {
-            let position: Option<Position> =
-                change.value.as_ref().and_then(|v| serde_json::from_slice(v).ok());
-            if let Some(position) = position {
-                beats.saw(&position, clock::boot());
+            if change.value.is_some() {
+                beats.saw(change.revision, clock::boot());
             }
             false
         }

@@ -426,14 +426,35 @@ impl Thread {
         Ok(false)
     }
 
+    /// A release names the beat that it ends: one that reaches the store late, after this node took
+    /// the key anew, must not end that.
     async fn release(&mut self) -> Result<(), DcsError> {
         self.shared.held_until.store(0, Ordering::SeqCst);
-        self.last = None;
         self.set_kept(false);
+        if let Some(last) = self.last.take()
+            && self.release_over(last).await?
+        {
+            return Ok(());
+        }
+        // The answer to a beat was lost, or the key is another's by now.
+        let found = self.dcs.read(self.path.prefix(), self.call()).await?;
+        let at = |leaf| found.keys.get(&self.path.key(leaf));
+        let mine = at(Leaf::Leader).is_some_and(|key| key.value == self.name.as_str().as_bytes());
+        if let Some(position) = at(Leaf::Position).filter(|_| mine) {
+            self.release_over(position.revision).await?;
+        }
+        Ok(())
+    }
+
+    /// `false`: the key is not ours, or `position` is not at that revision.
+    async fn release_over(&mut self, position: Revision) -> Result<bool, DcsError> {
         let leader = self.path.key(Leaf::Leader);
-        let mine = [Compare::ValueIs(leader.clone(), self.name.as_str().into())];
+        let conditions = [
+            Compare::ValueIs(leader.clone(), self.name.as_str().into()),
+            Compare::AtRevision(self.path.key(Leaf::Position), position),
+        ];
         let writes = [Write::Delete(leader), self.position(true, false)];
-        self.dcs.write(&mine, &writes, self.call()).await.map(|_| ())
+        Ok(self.dcs.write(&conditions, &writes, self.call()).await?.is_some())
     }
 
     fn held(&mut self, sent: Boot, revision: Revision, mark: bool) {

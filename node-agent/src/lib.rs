@@ -24,3 +24,4 @@ pub mod stall_watch;
 pub mod telemetry;
 pub mod view;
 mod watch;
+pub mod watchdog;

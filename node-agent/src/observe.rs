@@ -232,6 +232,7 @@ pub async fn observe(
             last_leader: memory.last_leader.clone(),
         },
         failsafe: sources.failsafe.facts(sources.keeper.round()),
+        watchdog_failed: sources.keeper.watchdog().failure(),
         health,
         last_record: memory.last_record.clone(),
         directory,

@@ -37,6 +37,9 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 /// At shutdown PostgreSQL is given this long before it is stopped hard.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
+/// The shortest that a read of the DCS is given.
+const READ_MIN: Duration = Duration::from_millis(250);
+
 /// The agent, ready to run.
 pub struct Agent {
     hands: Hands,
@@ -88,6 +91,7 @@ impl Agent {
             lost: wake.clone(),
             mark_file: server.mark_file().to_owned(),
             kept: server.left_without_deadline(),
+            watchdog: config.watchdog.clone(),
             credentials: config.restapi.authentication.clone(),
         };
         let keeper = Keeper::start(setup, dynamic.timing.ttl).map_err(StartError::Keeper)?;
@@ -306,6 +310,13 @@ impl Agent {
         // A primary that this agent found running is under the guard's deadline from now on.
         if facts.writable {
             self.hands.tools.keeper.arm(true);
+            let mut watchdog = self.hands.tools.keeper.watchdog();
+            if observed.config.pause {
+                watchdog.close();
+            } else if observed.holds_lease() {
+                // Found running, resumed, or with a new TTL. What fails is a fact of the next pass.
+                let _seen_there = watchdog.open();
+            }
         }
         if let Some(cluster) = observed.cluster.known() {
             self.question = publish::failsafe_question(&self.hands.config, observed, cluster);
@@ -368,6 +379,7 @@ impl Agent {
                 tracing::error!(%error, hint = error.hint(), "PostgreSQL did not stop");
                 return;
             }
+            tools.keeper.arm(false);
             if was_leader && let Err(error) = tools.keeper.release().await {
                 tracing::warn!(%error, "the leader key runs out by itself");
             }
@@ -399,7 +411,13 @@ async fn read_cluster(
 ) -> Result<(RawCluster, Boot), DcsError> {
     let timing = memory.config.timing;
     hands.dcs.mirror.trust_for(timing.ttl * 2 / 5);
-    hands.dcs.cluster(hands.path.prefix(), anew, timing.retry_timeout).await
+    // A primary that loses the DCS needs time to stop cleanly.
+    let left = hands.tools.keeper.held_until().map(|until| {
+        let stop = until - node_agent_core::failsafe::stop_ahead(timing.ttl);
+        clock::boot().until(stop).max(READ_MIN)
+    });
+    let deadline = timing.retry_timeout.min(left.unwrap_or(timing.retry_timeout));
+    hands.dcs.cluster(hands.path.prefix(), anew, deadline).await
 }
 
 fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {

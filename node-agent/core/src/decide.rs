@@ -16,6 +16,7 @@ use crate::rule::Rule;
 use crate::schedule;
 use crate::sick;
 use crate::takeover;
+use crate::watchdog;
 use std::time::Duration;
 
 /// Decides. Total: every combination of facts has an answer, and waiting is one. The next pass is
@@ -24,7 +25,10 @@ use std::time::Duration;
 pub fn decide(observed: &Observed) -> Decision {
     let decision = by_role(observed);
     let mut decision = match observed.cluster.known() {
-        Some(cluster) => sick::stand_back(observed, cluster, gate(observed, cluster, decision)),
+        Some(cluster) => {
+            let decision = gate(observed, cluster, decision);
+            watchdog::insist(observed, sick::stand_back(observed, cluster, decision))
+        }
         None => decision,
     };
     schedule::restart(observed, &mut decision);

@@ -38,5 +38,6 @@ mod synchronous;
 mod takeover;
 pub mod time;
 pub mod waits;
+mod watchdog;
 
 pub use decide::decide;

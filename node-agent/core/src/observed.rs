@@ -252,6 +252,8 @@ pub struct Observed {
     pub observer: Observer,
     /// Promises and answers of failsafe mode.
     pub failsafe: Failsafe,
+    /// Why the watchdog can't be used, where it is required.
+    pub watchdog_failed: Option<String>,
     /// How PostgreSQL is unwell.
     pub health: Health,
     /// The federation record as it was last read, kept while the DCS is out of reach.

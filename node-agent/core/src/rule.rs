@@ -155,6 +155,12 @@ rules! {
         "PostgreSQL of the leader has crashed, primary_start_timeout is 0, and another member \
          could lead.",
         "The leader key is released at once.";
+    WatchdogBars = 160, "watchdog-bars",
+        "The watchdog is required and can't be used; PostgreSQL does not accept writes.",
+        "This node does not lead; a leader key is released.";
+    WatchdogLost = 161, "watchdog-lost",
+        "The watchdog is required and can't be used any more; this node is primary.",
+        "Clean shutdown, then the leader key is released.";
     ScheduledRestart = 170, "scheduled-restart",
         "The time of a planned restart has come, and its conditions are met.",
         "PostgreSQL is restarted in its role.";

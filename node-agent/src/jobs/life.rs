@@ -36,6 +36,10 @@ pub async fn start_primary_within(
     settings: &Effective,
     limit: Duration,
 ) -> Result<(), Error> {
+    tools.keeper.watchdog().open().map_err(|error| Error::Refused {
+        action: "start PostgreSQL writable".to_owned(),
+        reason: error.to_string(),
+    })?;
     tools.keeper.arm(true);
     let deadline = lease_end(&tools.keeper);
     tools.server.start(StartAs::Primary { deadline }, settings).await?;
@@ -55,6 +59,7 @@ pub async fn start_standby(
 
 /// Promotes, the guard armed first, and has the checkpoint made in the background.
 pub async fn promote(tools: Tools) -> Result<(), String> {
+    tools.keeper.watchdog().open().map_err(|error| error.to_string())?;
     tools.keeper.arm(true);
     tools.checkpointed.store(false, Ordering::SeqCst);
     let deadline = lease_end(&tools.keeper);

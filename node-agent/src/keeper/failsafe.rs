@@ -1,6 +1,6 @@
 //! The leader's side of failsafe mode: when the DCS takes no beat, the members are asked.
 
-use super::{Thread, stop_margin};
+use super::{Keeper, Thread, stop_margin};
 use crate::clock;
 use crate::failsafe::ask;
 use node_agent_core::failsafe::{Plan, Round, judge};
@@ -35,6 +35,14 @@ impl Plans {
     /// Every plan that binds; `None` when one of the beats allows nothing.
     fn binding(&self) -> Option<Vec<Plan>> {
         std::iter::once(&self.committed).chain(&self.sent).cloned().collect()
+    }
+}
+
+impl Keeper {
+    /// The last round of asking the members, while the DCS takes no beats.
+    #[must_use]
+    pub fn round(&self) -> Option<Round> {
+        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -86,7 +94,11 @@ impl Thread {
             Ordering::SeqCst,
             Ordering::SeqCst,
         );
-        if moved.is_ok() && self.shared.armed.load(Ordering::SeqCst) {
+        if moved.is_err() {
+            return;
+        }
+        self.shared.watchdog().feed();
+        if self.shared.armed.load(Ordering::SeqCst) {
             self.tell_guard(until);
         }
     }

@@ -22,14 +22,15 @@ use crate::clock;
 use crate::dcs::{Compare, Dcs, DcsError, Write};
 use crate::message::Messenger;
 use crate::postgres::GuardClient;
+use crate::watchdog::Watchdog;
 use node_agent_core::failsafe::Round;
 use node_agent_core::time::Boot;
-use node_agent_wire::config::Credentials;
+use node_agent_wire::config::{Credentials, WatchdogConfig};
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::{MemberName, Revision};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -47,6 +48,13 @@ pub struct Shared {
     prompt: Notify,
     /// The last round of asking the members, while the DCS takes no beats.
     round: Mutex<Option<Round>>,
+    watchdog: Mutex<Watchdog>,
+}
+
+impl Shared {
+    fn watchdog(&self) -> MutexGuard<'_, Watchdog> {
+        self.watchdog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the loop asks of the keeper.
@@ -77,6 +85,8 @@ pub struct KeeperSetup {
     pub mark_file: PathBuf,
     /// PostgreSQL was found running in that state.
     pub kept: bool,
+    /// The kernel's watchdog.
+    pub watchdog: WatchdogConfig,
     /// The password of the cluster's REST API.
     pub credentials: Option<Credentials>,
 }
@@ -104,6 +114,7 @@ impl Keeper {
             lost: setup.lost.clone(),
             prompt: Notify::new(),
             round: Mutex::new(None),
+            watchdog: Mutex::new(Watchdog::new(setup.watchdog.clone(), ttl)),
         });
         let (commands, receiver) = mpsc::channel(8);
         let theirs = shared.clone();
@@ -147,12 +158,6 @@ impl Keeper {
         self.shared.kept.load(Ordering::SeqCst)
     }
 
-    /// The last round of asking the members, while the DCS takes no beats.
-    #[must_use]
-    pub fn round(&self) -> Option<Round> {
-        self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// The lease that the member key hangs on; 0 while there is none.
     #[must_use]
     pub fn lease(&self) -> i64 {
@@ -166,12 +171,22 @@ impl Keeper {
 
     /// A new TTL from the configuration.
     pub fn set_ttl(&self, ttl: Duration) {
+        self.watchdog().set_ttl(ttl);
         self.shared.ttl_ms.store(millis(ttl), Ordering::SeqCst);
     }
 
     /// Whether each beat moves the guard's deadline on: set before PostgreSQL becomes writable.
+    /// `false` once it has stopped writing, which closes the watchdog too.
     pub fn arm(&self, armed: bool) {
         self.shared.armed.store(armed, Ordering::SeqCst);
+        if !armed {
+            self.watchdog().close();
+        }
+    }
+
+    /// The watchdog of this host: opened before PostgreSQL becomes writable.
+    pub fn watchdog(&self) -> MutexGuard<'_, Watchdog> {
+        self.shared.watchdog()
     }
 
     /// What the next beats carry. A new role or epoch, here or in the primary datacenter, is told
@@ -463,6 +478,7 @@ impl Thread {
         self.plans.commit();
         *self.shared.round.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.held_until.store(until.0, Ordering::SeqCst);
+        self.shared.watchdog().feed();
         if mark {
             self.lift();
         } else if self.shared.armed.load(Ordering::SeqCst) {

@@ -154,6 +154,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             observer: node_agent_core::observed::Observer::default(),
             failsafe: node_agent_core::failsafe::Failsafe::default(),
             health: node_agent_core::sick::Health::default(),
+            watchdog_failed: None,
             last_record: None,
             postgres: Postgres::Running(Box::new(running)),
             own_history: None,

@@ -112,6 +112,9 @@ fn add_cluster(body: &mut Map<String, Value>, view: &View, now: Boot) {
     if view.observed.failsafe.active(now) {
         body.insert("failsafe_mode_is_active".into(), true.into());
     }
+    if view.observed.watchdog_failed.is_some() {
+        body.insert("watchdog_failed".into(), true.into());
+    }
     body.insert("dcs_last_seen".into(), view.dcs_last_seen_s.into());
     if let Some(record) = view.cluster().and_then(|c| c.record.get()) {
         body.insert("epoch".into(), record.epoch.0.into());

@@ -42,6 +42,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             let url = |name: &str| (MemberName::from(name), format!("http://{name}:8008/patroni"));
             dcs(observed).failsafe = items(value).map(url).collect();
         }
+        "watchdog failed" => observed.watchdog_failed = Some(value.to_owned()),
         // `for 5s`
         "silent" => {
             let since = Words::of(value).time("for")?.ok_or("silent needs \"for TIME\"")?;

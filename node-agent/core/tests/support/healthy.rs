@@ -67,6 +67,7 @@ pub fn cluster() -> Observed {
         lease: Lease { held_until: Some(NOW + Duration::from_secs(25)), kept: false },
         observer: Observer::default(),
         failsafe: Failsafe::default(),
+        watchdog_failed: None,
         health: Health::default(),
         last_record: None,
         postgres: Postgres::Running(Box::new(primary())),

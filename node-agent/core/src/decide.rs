@@ -1,6 +1,7 @@
 //! One pass: the facts in, one decision out.
 
-use crate::decision::{Act, Decision, StopMode};
+use crate::decision::{Act, Decision};
+use crate::demotion::DemotionMode;
 use crate::election;
 use crate::failsafe::gate;
 use crate::follower::{follow, upstream_of_leader};
@@ -86,11 +87,9 @@ fn foreign(observed: &Observed, why: &str) -> Decision {
         "an operator",
     );
     if observed.postgres.may_write() {
-        return wait.act(Act::Demote {
-            mode: StopMode::Fast,
-            checkpoint: false,
-            release: observed.holds_lease(),
-        });
+        let leads = observed.holds_lease();
+        let mode = if leads { DemotionMode::Leave } else { DemotionMode::Offline };
+        return wait.act(Act::Demote(mode));
     }
     if observed.holds_lease() { wait.act(Act::Release) } else { wait }
 }
@@ -172,7 +171,7 @@ fn stop_without_key(observed: &Observed, cluster: &Cluster) -> Option<Decision> 
 fn lost_lock(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     Decision::wait(Rule::LostLock, "this node is not the leader", loop_wait, "PostgreSQL to stop")
-        .act(Act::Demote { mode: StopMode::Immediate, checkpoint: false, release: false })
+        .act(Act::Demote(DemotionMode::ImmediateNolock))
 }
 
 fn leaderless(observed: &Observed, cluster: &Cluster) -> Decision {

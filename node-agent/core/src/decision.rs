@@ -1,5 +1,6 @@
 //! What is to be done, as data. Effects that may not happen without proof carry the proof.
 
+use crate::demotion::DemotionMode;
 use crate::election::Winner;
 use crate::postgres::Upstream;
 use crate::promotion::Eligible;
@@ -60,14 +61,7 @@ pub enum Act {
     /// Start PostgreSQL writable.
     StartPrimary(RightToWrite),
     /// Stop a primary.
-    Demote {
-        /// How.
-        mode: StopMode,
-        /// CHECKPOINT first, so that the shutdown is short.
-        checkpoint: bool,
-        /// Release the leader key when it has stopped.
-        release: bool,
-    },
+    Demote(DemotionMode),
     /// Begin the cluster: initdb and the first start.
     Initdb(RightToWrite),
     /// Copy this source into the empty data directory.
@@ -108,7 +102,7 @@ impl Act {
             | Self::Reinit(_)
             | Self::Rewind { .. } => true,
             Self::Release
-            | Self::Demote { .. }
+            | Self::Demote(_)
             | Self::AcknowledgeFence(_)
             | Self::Leave
             | Self::Restart => false,

@@ -1,6 +1,7 @@
 //! This node holds the leader key.
 
-use crate::decision::{Act, Decision, SOON, StopMode, Tend, Wake};
+use crate::decision::{Act, Decision, SOON, Tend, Wake};
+use crate::demotion::DemotionMode;
 use crate::follower::follow;
 use crate::observed::{Cluster, Observed, Request};
 use crate::pause;
@@ -66,7 +67,7 @@ fn give_up_start(timeout: Duration, standby: bool) -> Decision {
     if standby {
         return wait.act(Act::Release);
     }
-    wait.act(Act::Demote { mode: StopMode::Immediate, checkpoint: false, release: true })
+    wait.act(Act::Demote(DemotionMode::Immediate))
 }
 
 fn begin(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> Decision {

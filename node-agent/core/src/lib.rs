@@ -9,6 +9,7 @@
 
 pub mod decide;
 pub mod decision;
+pub mod demotion;
 pub mod directory;
 pub mod divergence;
 pub mod election;

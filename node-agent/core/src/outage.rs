@@ -5,7 +5,8 @@
 //! is nothing to rewind afterwards. In failsafe mode the lease keeper moves the deadline on as
 //! long as the members agree.
 
-use crate::decision::{Act, Decision, StopMode};
+use crate::decision::{Act, Decision};
+use crate::demotion::DemotionMode;
 use crate::failsafe::{Round, stop_ahead};
 use crate::observed::Observed;
 use crate::read_only::stop_writing;
@@ -51,16 +52,12 @@ pub(crate) fn decide(observed: &Observed) -> Decision {
 
 /// PostgreSQL writes and must not go on.
 fn stop(observed: &Observed) -> Option<Decision> {
-    let demote = |rule: Rule, why: String, mode: StopMode| {
-        Decision::wait(rule, why, Duration::ZERO, "PostgreSQL to stop").act(Act::Demote {
-            mode,
-            checkpoint: false,
-            release: false,
-        })
+    let demote = |rule: Rule, why: String, mode: DemotionMode| {
+        Decision::wait(rule, why, Duration::ZERO, "PostgreSQL to stop").act(Act::Demote(mode))
     };
     if !observed.holds_lease() {
         let why = "the DCS can't be read and the lease has run out".to_owned();
-        return Some(demote(Rule::DcsLostDemote, why, StopMode::Immediate));
+        return Some(demote(Rule::DcsLostDemote, why, DemotionMode::ImmediateNolock));
     }
     if let Some(record) = &observed.last_record {
         // The other datacenters are asked all the same (I7).
@@ -73,7 +70,7 @@ fn stop(observed: &Observed) -> Option<Decision> {
                 silent.as_secs(),
                 record.epoch
             );
-            return Some(demote(Rule::FailsafeOver, why, StopMode::Fast));
+            return Some(demote(Rule::FailsafeOver, why, DemotionMode::Fence));
         }
     }
     let left = observed.now.until(observed.lease.held_until?);
@@ -87,7 +84,7 @@ fn stop(observed: &Observed) -> Option<Decision> {
     };
     let why =
         format!("the DCS can't be read and the lease ends in {} ms{refused}", left.as_millis());
-    Some(demote(Rule::DcsLostDemote, why, StopMode::Fast))
+    Some(demote(Rule::DcsLostDemote, why, DemotionMode::Offline))
 }
 
 /// The record was not read for longer than a datacenter may be silent before somebody must confirm

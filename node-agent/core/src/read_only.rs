@@ -1,6 +1,7 @@
 //! This node holds the leader key of a datacenter that has no right to write.
 
-use crate::decision::{Act, Decision, SOON, StopMode, Tend};
+use crate::decision::{Act, Decision, SOON, Tend};
+use crate::demotion::DemotionMode;
 use crate::follower::{follow, upstream_of_standby_leader};
 use crate::leader::{does_not_start, has_others, restart};
 use crate::observed::{Cluster, Keyed, Observed, RecordView, Request};
@@ -13,8 +14,21 @@ use std::time::Duration;
 
 /// The datacenter has no right to write, and PostgreSQL may be writing.
 pub(crate) fn stop_writing(blocked: &WriteBlocked) -> Decision {
+    let mode = match blocked {
+        WriteBlocked::StandbyCluster => DemotionMode::DemoteCluster,
+        WriteBlocked::DcsUnknown
+        | WriteBlocked::RecordUnreadable(_)
+        | WriteBlocked::Fenced { .. }
+        | WriteBlocked::NamesAnother { .. }
+        | WriteBlocked::HandEdited { .. }
+        | WriteBlocked::Superseded { .. }
+        | WriteBlocked::Conflict { .. }
+        | WriteBlocked::PeersNotAsked(_)
+        | WriteBlocked::ColdStart { .. }
+        | WriteBlocked::NoGrants => DemotionMode::Fence,
+    };
     Decision::wait(Rule::FenceDemote, blocked.to_string(), Duration::ZERO, "PostgreSQL to stop")
-        .act(Act::Demote { mode: StopMode::Fast, checkpoint: false, release: false })
+        .act(Act::Demote(mode))
 }
 
 pub(crate) fn lead_read_only(

@@ -4,7 +4,8 @@
 //! unless `primary_unresponsive_timeout` or `primary_disk_full_timeout` is set: then it stops the
 //! primary and releases the key, provided that another member could take it.
 
-use crate::decision::{Act, Decision, StopMode, Tend};
+use crate::decision::{Act, Decision, Tend};
+use crate::demotion::DemotionMode;
 use crate::election::fresh_poll;
 use crate::observed::{Cluster, Observed, PeerAnswer};
 use crate::postgres::Postgres;
@@ -82,7 +83,7 @@ fn silent(observed: &Observed, cluster: &Cluster, since: Boot, decision: Decisio
     let limit = cluster.config.primary_unresponsive_timeout;
     let left = left(observed, since, limit);
     if possible && left == Some(Duration::ZERO) {
-        let stop = Act::Demote { mode: StopMode::Immediate, checkpoint: false, release: true };
+        let stop = Act::Demote(DemotionMode::Immediate);
         return Decision::wait(Rule::SilentFailover, what, Duration::ZERO, "another leader")
             .act(stop);
     }
@@ -109,7 +110,7 @@ fn disk_full(
     let limit = cluster.config.primary_disk_full_timeout;
     let left = left(observed, full.since, limit);
     if possible && left == Some(Duration::ZERO) {
-        let stop = Act::Demote { mode: StopMode::Fast, checkpoint: false, release: true };
+        let stop = Act::Demote(DemotionMode::Leave);
         return Decision::wait(Rule::DiskFullFailover, what, Duration::ZERO, "another leader")
             .act(stop);
     }

@@ -1,6 +1,7 @@
 //! A switchover that an operator asks for by the `failover` key, as the leader carries it out.
 
-use crate::decision::{Act, Decision, SOON, StopMode, Tend};
+use crate::decision::{Act, Decision, SOON, Tend};
+use crate::demotion::DemotionMode;
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Postgres, Running};
 use crate::rule::Rule;
@@ -61,7 +62,7 @@ pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Runni
     }
     let to = named.map_or_else(|| "the best standby".to_owned(), ToString::to_string);
     Decision::wait(Rule::Switchover, format!("switchover to {to}"), Duration::ZERO, "the shutdown")
-        .act(Act::Demote { mode: StopMode::Fast, checkpoint: true, release: true })
+        .act(Act::Demote(DemotionMode::Graceful))
 }
 
 /// Clears the request, with the reason.

@@ -1,6 +1,7 @@
 //! `watchdog.mode: required`: nobody leads without the kernel's watchdog (contract E.7).
 
-use crate::decision::{Act, Decision, StopMode};
+use crate::decision::{Act, Decision};
+use crate::demotion::DemotionMode;
 use crate::observed::Observed;
 use crate::rule::Rule;
 use std::time::Duration;
@@ -23,13 +24,16 @@ pub(crate) fn insist(observed: &Observed, decision: Decision) -> Decision {
             && observed.postgres.may_write()
             && observed.job.is_none() =>
         {
-            let stop = Act::Demote { mode: StopMode::Fast, checkpoint: false, release: true };
+            let stop = Act::Demote(DemotionMode::Leave);
             Decision::wait(Rule::WatchdogLost, why, Duration::ZERO, "another leader").act(stop)
         }
         Some(
             Act::Release
-            | Act::Demote { .. }
+            | Act::Demote(_)
             | Act::Clone(_)
+            | Act::CloneLeaderless
+            | Act::Reinit(_)
+            | Act::Leave
             | Act::Rewind { .. }
             | Act::AcknowledgeFence(_)
             | Act::Restart,

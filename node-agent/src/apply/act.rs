@@ -3,15 +3,16 @@
 use super::{Hands, note};
 use crate::clock;
 use crate::dcs::{Compare, Dcs, Write};
-use crate::jobs::{self, CopyPlan, Demotion, ReinitPlan, RewindPlan, told};
+use crate::jobs::{self, CopyPlan, Farewell, ReinitPlan, RewindPlan, told};
 use crate::observe::Memory;
+use crate::postgres::Effective;
 use crate::postgres::method::{BootstrapPlan, CopyMethod, base_backup, copy_methods};
-use crate::postgres::{Effective, StopMode};
 use crate::publish;
-use node_agent_core::decision::{self, Act, Reinit};
+use node_agent_core::decision::{Act, Reinit};
 use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
 use node_agent_core::postgres::{Postgres, Upstream};
 use node_agent_wire::Revision;
+use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::federation::{FederationRecord, FenceAck};
 use node_agent_wire::keys::Leaf;
 use std::path::PathBuf;
@@ -55,10 +56,10 @@ impl Hands {
                     jobs::start_primary_within(&tools, &settings, limit).await.map_err(|e| told(&e))
                 });
             }
-            Act::Demote { mode, checkpoint, release } => {
+            Act::Demote(mode) => {
                 memory.stopped_by_us = true;
-                let how = Demotion { mode: stop_mode(mode), checkpoint, release };
-                self.jobs.begin(JobKind::Demote, jobs::demote(tools, how));
+                let farewell = self.farewell(observed);
+                self.jobs.begin(JobKind::Demote, jobs::demote(tools, mode, farewell));
             }
             Act::Initdb(_) => self.bootstrap(memory, observed, settings).await,
             Act::Clone(source) => self.clone(memory, observed, source),
@@ -72,6 +73,19 @@ impl Hands {
             }
             Act::AcknowledgeFence(ack) => self.acknowledge(observed, cluster, *ack).await,
             Act::Restart => self.restart(memory, observed, settings),
+        }
+    }
+
+    fn farewell(&self, observed: &Observed) -> Farewell {
+        let config = &observed.config;
+        let synchronous = config.effective_sync_mode() != SynchronousMode::Off;
+        let status = observed.cluster.known().map(|cluster| cluster.status.clone());
+        Farewell {
+            limit: config.primary_stop_timeout.filter(|_| synchronous),
+            dcs: self.dcs.clone(),
+            path: self.path.clone(),
+            name: observed.me.name.clone(),
+            status: status.unwrap_or_default(),
         }
     }
 
@@ -251,12 +265,5 @@ impl Hands {
         let reply = self.restart_reply.take();
         let tools = self.tools.clone();
         self.jobs.begin(JobKind::Restart, jobs::restart(tools, settings, standby_of, limit, reply));
-    }
-}
-
-fn stop_mode(mode: decision::StopMode) -> StopMode {
-    match mode {
-        decision::StopMode::Fast => StopMode::Fast,
-        decision::StopMode::Immediate => StopMode::Immediate,
     }
 }

@@ -68,7 +68,7 @@ impl Hands {
         };
         // Stopping a primary waits for nothing; everything else comes after its preparations.
         let (urgent, act) = match decision.act {
-            act @ Some(Act::Demote { .. }) => (act, None),
+            act @ Some(Act::Demote(_)) => (act, None),
             act => (None, act),
         };
         if let Some(act) = urgent {

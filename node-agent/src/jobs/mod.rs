@@ -8,7 +8,7 @@ mod rewind;
 pub use bootstrap::bootstrap;
 pub use copy::{CopyPlan, ReinitPlan, clone, reinit};
 pub use life::{
-    Demotion, demote, promote, restart, start_primary, start_primary_within, start_standby,
+    Farewell, demote, promote, restart, start_primary, start_primary_within, start_standby,
 };
 pub use rewind::{RewindPlan, rewind};
 

@@ -28,11 +28,7 @@ fn act(act: &Act) -> String {
             None => "promote".into(),
         },
         Act::StartPrimary(_) => "start primary".into(),
-        Act::Demote { mode, checkpoint, release } => format!(
-            "demote {mode:?}{}{}",
-            if *checkpoint { ", checkpoint first" } else { "" },
-            if *release { ", then release" } else { "" }
-        ),
+        Act::Demote(mode) => format!("demote {}", mode.name()),
         Act::Initdb(_) => "initdb".into(),
         Act::Clone(source) => format!("clone {}", name_of(source)),
         Act::Reinit(reinit) => {

@@ -70,7 +70,7 @@ async fn only_fed_by(devices: &mut [Device], primary: &str) {
             })
             .await;
         } else {
-            let said = device.read();
+            let said = device.read().to_owned();
             let closed = said.is_empty() || said.ends_with('V');
             assert!(closed, "{} is no primary, and its device is open: {said}", device.node);
         }

@@ -51,3 +51,39 @@ pub fn vote(handle: &Handle, body: Map<String, Value>) -> Reply {
         Err(why) => Reply::text(StatusCode::CONFLICT, why.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake_loop::Loop;
+    use super::super::fixture;
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: &Value) -> Map<String, Value> {
+        value.as_object().expect("an object").clone()
+    }
+
+    #[tokio::test]
+    async fn a_member_answers_as_patroni_expects_it() {
+        let Loop { handle, .. } = Loop::new(fixture::replica("pg2"), |_| {});
+        let asks = object(&json!({"name": "pg1", "conn_url": "", "api_url": "", "slots": null}));
+        let off = ping(&handle, asks.clone());
+        assert_eq!(off.status, StatusCode::BAD_GATEWAY);
+        let mut observed = handle.latest().observed.clone();
+        observed.config.failsafe = FailsafeMode::All;
+        handle.failsafe.tell(&observed, false);
+        let accepted = ping(&handle, asks.clone());
+        assert_eq!(accepted.status, StatusCode::OK);
+        assert_eq!(accepted.body.expect("a body").1, "Accepted");
+        let (name, lsn) = accepted.header.expect("a header");
+        assert!(name == "lsn" && lsn.parse::<u64>().is_ok_and(|lsn| lsn > 0), "{lsn}");
+        let candidate = object(&json!({"candidate": "pg3", "beat": 7, "ttl_ms": 1000}));
+        assert_eq!(vote(&handle, candidate).status, StatusCode::CONFLICT, "promised to pg1");
+        assert_eq!(ping(&handle, Map::new()).status, StatusCode::BAD_REQUEST);
+
+        handle.failsafe.tell(&observed, true);
+        let leads = ping(&handle, asks);
+        assert_eq!(leads.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(leads.body.expect("a body").1, "Running as a leader");
+    }
+}

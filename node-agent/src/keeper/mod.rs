@@ -377,37 +377,6 @@ impl Thread {
         }
     }
 
-    /// The key does not hold our name any more. If it vanished (a lease revoked early) and nobody
-    /// has beaten since, it is put back; otherwise the leadership is lost.
-    async fn put_back(&mut self, sent: Boot, leader: &str, mark: bool) {
-        let Some(last) = self.last else {
-            return self.lose("another node holds the leader key");
-        };
-        let lease = match self.new_lease().await {
-            Ok(lease) => lease,
-            Err(error) => {
-                tracing::warn!(%error, "the leader key has vanished and no lease can be had");
-                return;
-            }
-        };
-        let conditions = [
-            Compare::Absent(leader.to_owned()),
-            Compare::AtRevision(self.path.key(Leaf::Position), last),
-        ];
-        let writes = [
-            Write::Put { key: leader.to_owned(), value: self.name.as_str().into(), lease },
-            self.position(false, mark),
-        ];
-        match self.dcs.write(&conditions, &writes, self.call()).await {
-            Ok(Some(revision)) => {
-                tracing::warn!("the leader key had vanished before its time; it is back");
-                self.held(sent, revision, mark);
-            }
-            Ok(None) => self.lose("another node holds the leader key"),
-            Err(error) => tracing::warn!(%error, "the leader key has vanished"),
-        }
-    }
-
     async fn acquire(&mut self, position: Revision) -> Result<bool, DcsError> {
         let lease = match self.shared.lease.load(Ordering::SeqCst) {
             0 => self.new_lease().await?,

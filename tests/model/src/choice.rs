@@ -110,8 +110,9 @@ fn of_act(act: &Act) -> Effect {
         Act::Release => Effect::Release,
         Act::Promote(_) => Effect::Promote,
         Act::StartPrimary(_) => Effect::StartPrimary,
-        Act::Demote { mode, release, .. } => {
-            Effect::Demote { clean: *mode == StopMode::Fast, release: *release }
+        Act::Demote(mode) => {
+            let how = mode.how();
+            Effect::Demote { clean: how.stop == StopMode::Fast, release: how.release }
         }
         Act::Rewind { source, .. } => match node(source) {
             Some(id) => Effect::Rewind(id),

@@ -236,7 +236,8 @@ fn peer(dc: &str, text: &str) -> Result<Fact<FederationRecord>, String> {
     })
 }
 
-/// `pg2 ttl 30s seen 3s [released] [unattended] [lsn=0/…] [wrote 5s] [failsafe=pg1,pg2] [majority]`.
+/// `pg2 ttl 30s seen 3s [released] [unattended] [lsn=0/…] [wrote 5s]`, and
+/// `[failsafe=pg1,pg2] [majority]`.
 fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
     let mut words = Words::of(text);
     let leader = MemberName::from(words.next()?);

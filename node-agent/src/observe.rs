@@ -1,5 +1,6 @@
 //! Gathers the facts of one pass.
 
+use crate::apply::SlotDesk;
 use crate::checkup::Checkup;
 use crate::clock;
 use crate::dcs::{RawCluster, cluster};
@@ -15,6 +16,8 @@ use node_agent_core::observed::{
     Cluster, Job, Lease, Me, Observed, Observer, Poll, RecordView, Request,
 };
 use node_agent_core::postgres::Postgres;
+use node_agent_core::slots::SlotMemory;
+use node_agent_core::slots::logical::feedback_slot;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
@@ -92,8 +95,8 @@ pub struct Memory {
     pub restart_timeout: Option<Duration>,
     /// A restart that is planned for later.
     pub planned: Option<Planned>,
-    /// Slots that could not be changed.
-    pub slot_errors: BTreeMap<SlotName, String>,
+    /// What is remembered of slots.
+    pub slots: SlotMemory,
     /// The local history, and for what it was read.
     pub own_history: Option<(HistoryKey, TimelineHistory)>,
     /// Grows when the data directory gets another past under the same numbers.
@@ -168,8 +171,10 @@ pub struct Sources<'a> {
     pub path: &'a ClusterPath,
     /// The promises of failsafe mode.
     pub failsafe: &'a Desk,
-    /// Histories that were asked for.
-    pub source: Option<SourceHistory>,
+    /// Histories that were asked for, the newer first.
+    pub source: (Option<SourceHistory>, Option<SourceHistory>),
+    /// Slots that the leader was asked for.
+    pub slots: &'a SlotDesk,
     /// The job under way.
     pub job: Option<Job>,
     /// The end of the local WAL, where it was read.
@@ -206,6 +211,8 @@ pub async fn observe(
     let health = sources.checkup.look(sources.server, &postgres, &memory.config);
     let directory = directory(memory, &sources, &postgres).await;
     let peers: BTreeMap<DcName, _> = sources.links.records();
+    learn_slots(memory, sources.slots, cluster.known(), &postgres);
+    let (source, other_source) = sources.source;
     let set_at = memory.sync_names_set_at.filter(|_| match (&postgres, &memory.sync_names) {
         // Somebody else may have set other names meanwhile.
         (Postgres::Running(running), Some((names, _))) => *names == running.sync_names,
@@ -239,7 +246,8 @@ pub async fn observe(
         following: sources.server.following(),
         postgres,
         own_history,
-        source: sources.source,
+        source,
+        other_source,
         poll: memory.poll.clone(),
         members_seen: memory.members.iter().map(|(n, (_, at))| (n.clone(), *at)).collect(),
         peers,
@@ -252,7 +260,7 @@ pub async fn observe(
         sync_lost: memory.stalls.lost(),
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
-        slot_errors: memory.slot_errors.clone(),
+        slots: memory.slots.clone(),
     }
 }
 
@@ -321,7 +329,34 @@ fn take_read(
     for (name, member) in &view.members {
         memory.members.insert(name.clone(), (member.clone(), read_at));
     }
+    note_slots(&mut memory.slots, &view, read_at);
     Fact::Known { value: view, at: read_at }
+}
+
+/// When which member's slot was last needed.
+fn note_slots(slots: &mut SlotMemory, view: &Cluster, now: Boot) {
+    for member in view.members.values().filter(|m| !m.nostream()) {
+        slots.seen.insert(SlotName::from_name(member.name.as_str()), now);
+    }
+    for name in &view.status.retain_slots {
+        slots.seen.entry(name.clone()).or_insert(now);
+    }
+    let ttl = view.config.member_slots_ttl;
+    slots.seen.retain(|name, at| now.since(*at) <= ttl || view.status.retain_slots.contains(name));
+}
+
+/// Takes what the leader has answered since the last pass.
+fn learn_slots(
+    memory: &mut Memory,
+    desk: &SlotDesk,
+    cluster: Option<&Cluster>,
+    postgres: &Postgres,
+) {
+    let (Some(answer), Some(cluster)) = (desk.take_answer(), cluster) else { return };
+    if let Postgres::Running(running) = postgres {
+        let direct = feedback_slot(cluster, &memory.me.name);
+        memory.slots.learn(answer, &direct, &running.slots);
+    }
 }
 
 /// The history of the local timeline, read again when the timeline or the data directory changes.

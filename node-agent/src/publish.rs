@@ -10,14 +10,14 @@ use node_agent_core::failsafe::plan;
 use node_agent_core::observed::{Cluster, JobKind, Observed, Request};
 use node_agent_core::pause;
 use node_agent_core::postgres::{Postgres, Running};
+use node_agent_core::slots;
+use node_agent_wire::MemberName;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::FailsafeMode;
 use node_agent_wire::failsafe::FailsafePing;
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::{MemberData, Role, state};
 use node_agent_wire::position::PrimarySeen;
-use node_agent_wire::status::Status;
-use node_agent_wire::{MemberName, SlotName};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -61,11 +61,18 @@ fn describe_running(data: &mut MemberData, running: &Running, checkpointed: bool
     if running.in_recovery {
         data.replay_lsn = running.replay_lsn.filter(|l| l.0 > 0);
         data.receive_lsn = running.receive_lsn.filter(|l| l.0 > 0);
-        data.replication_state =
-            running.receiver.as_ref().filter(|r| r.status == "streaming").map(|r| r.status.clone());
+        data.replication_state = replication_state(running).map(ToOwned::to_owned);
     } else {
         data.checkpoint_after_promote = (!checkpointed).then_some(false);
     }
+}
+
+/// How a standby gets its WAL, in the words of the contract.
+fn replication_state(running: &Running) -> Option<&'static str> {
+    if running.receiver.as_ref().is_some_and(|r| r.status == "streaming") {
+        return Some("streaming");
+    }
+    running.restores.then_some("in archive recovery")
 }
 
 /// Tags as configured; the boolean ones that are false are left out (contract C.7).
@@ -97,7 +104,7 @@ fn state_of(config: &LocalConfig, observed: &Observed) -> &'static str {
             state::CREATING_REPLICA
         }
         (Some(JobKind::Clone), _) => state::CREATING_REPLICA,
-        (Some(JobKind::Restart), _) => state::RESTARTING,
+        (Some(JobKind::Restart | JobKind::CopySlots), _) => state::RESTARTING,
         (Some(JobKind::Demote), Postgres::Running(_) | Postgres::Unresponsive { .. }) => {
             state::STOPPING
         }
@@ -183,7 +190,7 @@ pub fn leader_writes(
             writes.push(put(Leaf::Failsafe, serde_json::json!(failsafe).to_string()));
         }
     }
-    let status = status(observed, cluster, running);
+    let status = slots::publish(observed, cluster, running);
     if status != cluster.status {
         writes.push(put(Leaf::Status, status.to_json()));
     }
@@ -200,18 +207,6 @@ pub fn leader_writes(
         }
     }
     writes
-}
-
-fn status(observed: &Observed, cluster: &Cluster, running: &Running) -> Status {
-    let mut slots: std::collections::BTreeMap<SlotName, _> = running
-        .slots
-        .iter()
-        .filter(|s| s.physical)
-        .filter_map(|s| Some((s.name.clone(), s.restart_lsn?)))
-        .collect();
-    // The pseudo slot of the leader itself: what the others must keep for it (contract A.4).
-    slots.insert(SlotName::from_name(observed.me.name.as_str()), running.lsn);
-    Status { optime: Some(running.lsn), slots, other: cluster.status.other.clone() }
 }
 
 /// `failsafe`: every member with the address of its REST API (contract A.4).
@@ -237,7 +232,7 @@ pub fn failsafe_question(
     let connect = postgres.connect_address.as_ref().unwrap_or(&postgres.listen);
     let rest = config.restapi.connect_address.as_ref().unwrap_or(&config.restapi.listen);
     let slots = match &observed.postgres {
-        Postgres::Running(running) => Some(status(observed, cluster, running).slots),
+        Postgres::Running(running) => Some(slots::publish(observed, cluster, running).slots),
         Postgres::NoData
         | Postgres::Unreadable(_)
         | Postgres::Stopped(_)

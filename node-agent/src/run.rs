@@ -1,6 +1,6 @@
 //! The loop: wait for an event, observe, decide, apply, publish.
 
-use crate::apply::{Hands, HistoryDesk, WalEndDesk, member_name};
+use crate::apply::{Hands, HistoryDesk, SlotDesk, WalEndDesk, member_name};
 use crate::checkup::Checkup;
 use crate::clock;
 use crate::dcs::etcd::{Etcd, Login};
@@ -23,11 +23,13 @@ use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
 use node_agent_core::observed::{JobKind, Me, Observed, Request};
 use node_agent_core::postgres::Postgres;
+use node_agent_core::slots::SlotMemory;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::keys::ClusterPath;
-use node_agent_wire::member::{barred, priority};
+use node_agent_wire::member::{barred, priority, replicatefrom};
+use node_agent_wire::yaml::truth;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +39,8 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 /// At shutdown PostgreSQL is given this long before it is stopped hard.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 
+/// Between two attempts to copy logical slots.
+const SLOT_COPY_PAUSE: Duration = Duration::from_secs(30);
 /// The shortest that a read of the DCS is given.
 const READ_MIN: Duration = Duration::from_millis(250);
 
@@ -113,6 +117,7 @@ impl Agent {
             tools,
             jobs: Jobs::new(wake.clone()),
             desk: HistoryDesk::default(),
+            slots: SlotDesk::default(),
             peers: Peers::default(),
             checkup: Checkup::new(wake.clone()),
             messenger: Messenger::new(config.restapi.authentication.as_ref()),
@@ -276,6 +281,7 @@ impl Agent {
             failsafe: &self.hands.tools.failsafe,
             checkup: &self.hands.checkup,
             source: self.hands.desk.latest(),
+            slots: &self.hands.slots,
             job: self.hands.jobs.current(),
             wal_end: self.hands.wal_ends.latest(),
             rewind_failed: self.hands.tools.rewind_failed.load(Ordering::SeqCst),
@@ -342,6 +348,11 @@ impl Agent {
                     }
                     JobKind::Promote => self.memory.config.timing.ttl,
                     JobKind::Clone | JobKind::Rewind => Duration::from_secs(5),
+                    JobKind::CopySlots => {
+                        // The standby itself is as good as before.
+                        self.memory.slots.copy_after = Some(now + SLOT_COPY_PAUSE);
+                        return;
+                    }
                     JobKind::Demote => return,
                 };
                 self.memory.stand_back_until = Some(now + pause);
@@ -428,6 +439,8 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
             nofailover: barred(&config.tags, "nofailover", "failover_priority"),
             failover_priority: priority(&config.tags, "failover_priority"),
             may_bootstrap: !config.federation.standby,
+            nostream: config.tags.get("nostream").and_then(truth).unwrap_or(false),
+            replicatefrom: replicatefrom(&config.tags),
         },
         config: dynamic,
         raw: Arc::default(),
@@ -446,7 +459,7 @@ fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         request: None,
         restart_timeout: None,
         planned: None,
-        slot_errors: BTreeMap::new(),
+        slots: SlotMemory::default(),
         own_history: None,
         data_generation: 0,
         found_running: true,
@@ -472,7 +485,8 @@ async fn first_view(
         path: &hands.path,
         failsafe: &hands.tools.failsafe,
         checkup: &hands.checkup,
-        source: None,
+        source: (None, None),
+        slots: &hands.slots,
         job: None,
         wal_end: None,
         rewind_failed: false,

@@ -1,10 +1,10 @@
 //! One pass: the facts in, one decision out.
 
-use crate::decision::{Act, Decision};
+use crate::decision::{Act, Decision, Tend};
 use crate::demotion::DemotionMode;
 use crate::election;
 use crate::failsafe::gate;
-use crate::follower::{follow, upstream_of_leader};
+use crate::follower::{follow, name_of};
 use crate::leader::lead;
 use crate::observed::{Cluster, Observed, Request};
 use crate::outage;
@@ -16,6 +16,8 @@ use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::schedule;
 use crate::sick;
+use crate::slots::logical;
+use crate::source;
 use crate::takeover;
 use crate::watchdog;
 use std::time::Duration;
@@ -126,20 +128,25 @@ fn led_by_other(observed: &Observed, cluster: &Cluster) -> Decision {
         return restart;
     }
     let loop_wait = observed.config.timing.loop_wait;
-    let Some(upstream) = upstream_of_leader(cluster) else {
+    let Some(leader) = source::of_leader(cluster) else {
         let why = "the leader's member key is not there";
         return Decision::wait(Rule::AwaitSource, why, loop_wait, "the leader's member key");
     };
     if cluster.config.pause {
-        return pause::follow(observed, cluster, &upstream);
+        let choice = source::choose(observed, cluster, leader);
+        return pause::follow(observed, cluster, &choice.upstream);
     }
     if observed.postgres == Postgres::NoData {
-        return clone_leader(observed, cluster, upstream);
+        return copy(observed, cluster, &leader);
     }
-    follow(observed, cluster, &upstream, Rule::Replicate)
+    let choice = source::choose(observed, cluster, leader);
+    let mut decision = follow(observed, cluster, &choice.upstream, Rule::Replicate);
+    let asks = decision.tend.iter().any(|t| matches!(t, Tend::AskHistory(_)));
+    decision.tend.extend(choice.ask.filter(|_| !asks).map(Tend::AskHistory));
+    logical::settle(observed, cluster, decision)
 }
 
-fn clone_leader(observed: &Observed, cluster: &Cluster, upstream: Upstream) -> Decision {
+fn copy(observed: &Observed, cluster: &Cluster, leader: &Upstream) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     let running = cluster
         .leader_member()
@@ -152,8 +159,13 @@ fn clone_leader(observed: &Observed, cluster: &Cluster, upstream: Upstream) -> D
         let left = observed.now.until(until);
         return Decision::wait(Rule::AwaitLeader, "the base backup failed lately", left, "a retry");
     }
-    Decision::wait(Rule::Clone, "copying the leader", Duration::ZERO, "the base backup")
-        .act(Act::Clone(upstream))
+    let from = source::to_copy(observed, cluster, leader);
+    let why = if from == *leader {
+        "copying the leader".to_owned()
+    } else {
+        format!("copying {}", name_of(&from))
+    };
+    Decision::wait(Rule::Clone, why, Duration::ZERO, "the base backup").act(Act::Clone(from))
 }
 
 /// PostgreSQL may write here and this node is not the leader. In maintenance mode it goes on, as

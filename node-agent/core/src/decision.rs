@@ -9,7 +9,7 @@ use crate::rule::Rule;
 use crate::slots::SlotChange;
 use node_agent_wire::federation::{FederationRecord, FenceAck};
 use node_agent_wire::status::SyncState;
-use node_agent_wire::{Lsn, MemberName, Revision, TimelineId};
+use node_agent_wire::{Lsn, MemberName, Revision, SlotName, TimelineId};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -160,6 +160,15 @@ pub enum Tend {
     DropRequest(String),
     /// Change a slot.
     Slot(SlotChange),
+    /// Copy the files of these logical slots from the leader, with a restart of the standby.
+    CopySlots {
+        /// The leader.
+        from: Upstream,
+        /// The slots.
+        slots: BTreeSet<SlotName>,
+    },
+    /// Ask the leader for its slots.
+    AskSlots(Upstream),
     /// Write `/sync` over this revision.
     WriteSync {
         /// The value.

@@ -2,7 +2,7 @@
 
 use crate::decision::{Act, Decision, Tend};
 use crate::observed::{Cluster, Observed};
-use crate::postgres::{Postgres, Running, Upstream};
+use crate::postgres::{Peer, Postgres, Running, Upstream};
 use crate::rewind::{Judgement, judge};
 use crate::rule::Rule;
 use crate::slots;
@@ -10,25 +10,6 @@ use std::time::Duration;
 
 /// Between two questions to a source that did not answer, or is not streaming.
 const ASK_PAUSE: Duration = Duration::from_millis(500);
-
-/// What a member follows while another one leads. `None`: the leader's address is not known.
-#[must_use]
-pub fn upstream_of_leader(cluster: &Cluster) -> Option<Upstream> {
-    let member = cluster.leader_member()?;
-    let (host, port) = member.postgres_address()?;
-    Some(Upstream::Member { name: member.name.clone(), host, port })
-}
-
-/// What the leader itself follows: the remote primary of a standby cluster, or nobody.
-#[must_use]
-pub fn upstream_of_standby_leader(cluster: &Cluster) -> Upstream {
-    match &cluster.config.standby_cluster {
-        Some(standby) if standby.host.is_some() => {
-            Upstream::Remote { hosts: standby.hosts(), slot: standby.primary_slot_name.clone() }
-        }
-        Some(_) | None => Upstream::Nobody,
-    }
-}
 
 /// One step towards a standby that follows `upstream` and is known to be part of its history.
 /// `steady` is the rule that a settled standby ends with.
@@ -139,9 +120,11 @@ fn follow_running(
             }
         }
     }
-    let doubtful = !streaming(running) || promoted_since(observed, cluster, upstream);
+    let expected = matches!(upstream, Upstream::Member { .. } | Upstream::Remote { .. });
+    let silent = expected && !streaming(running);
+    let doubtful = silent || promoted_since(observed, cluster, upstream);
     let asks = decision.tend.iter().any(|t| matches!(t, Tend::AskHistory(_)));
-    if doubtful && due(observed) && !asks {
+    if doubtful && due(observed, upstream) && !asks {
         decision.tend.push(Tend::AskHistory(upstream.clone()));
         decision.wake.after = decision.wake.after.min(ASK_PAUSE);
     }
@@ -150,10 +133,13 @@ fn follow_running(
 
 /// The member that is followed says it is on a later timeline than when it was asked.
 fn promoted_since(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> bool {
-    let Upstream::Member { name, .. } = upstream else { return false };
+    let (Upstream::Member { name, .. } | Upstream::Archive { of: Some(Peer { name, .. }) }) =
+        upstream
+    else {
+        return false;
+    };
     let now = cluster.members.get(name).and_then(|m| m.data.timeline);
-    let asked = observed.source.as_ref().filter(|s| s.upstream == *upstream);
-    let then = asked.and_then(|s| Some(s.answer.as_ref().ok()?.timeline));
+    let then = observed.history_of(upstream).and_then(|s| Some(s.answer.as_ref().ok()?.timeline));
     now > then && then.is_some()
 }
 
@@ -163,8 +149,8 @@ fn ask(upstream: &Upstream, why: String) -> Decision {
 }
 
 /// The last question is long enough ago for another one.
-pub(crate) fn due(observed: &Observed) -> bool {
-    observed.source.as_ref().is_none_or(|s| observed.now.since(s.at) >= ASK_PAUSE)
+pub(crate) fn due(observed: &Observed, upstream: &Upstream) -> bool {
+    observed.history_of(upstream).is_none_or(|s| observed.now.since(s.at) >= ASK_PAUSE)
 }
 
 fn streaming(running: &Running) -> bool {
@@ -188,6 +174,7 @@ fn steady_why(upstream: &Upstream, running: &Running) -> String {
     let state = if streaming(running) { "streaming from" } else { "waiting for" };
     match upstream {
         Upstream::Nobody => "read-only, following nobody".to_owned(),
+        Upstream::Archive { .. } => "replaying the archive".to_owned(),
         Upstream::Member { .. } | Upstream::Remote { .. } => {
             format!("{state} {}", name_of(upstream))
         }
@@ -203,6 +190,7 @@ pub fn name_of(upstream: &Upstream) -> String {
             let hosts: Vec<String> = hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
             format!("the primary datacenter ({})", hosts.join(", "))
         }
+        Upstream::Archive { .. } => "the archive".to_owned(),
         Upstream::Nobody => "nobody".to_owned(),
     }
 }

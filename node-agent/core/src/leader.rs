@@ -56,7 +56,7 @@ fn lead_primary(observed: &Observed, cluster: &Cluster, right: RightToWrite) -> 
             observed.config.timing.loop_wait,
             "PostgreSQL to answer",
         ),
-        Postgres::Running(running) if running.in_recovery => promote(observed),
+        Postgres::Running(running) if running.in_recovery => promote(observed, cluster, running),
         Postgres::Running(running) => hold(observed, cluster, running),
     }
 }
@@ -135,14 +135,15 @@ pub(crate) fn has_others(observed: &Observed, cluster: &Cluster) -> bool {
     cluster.members.keys().any(|name| *name != observed.me.name)
 }
 
-fn promote(observed: &Observed) -> Decision {
+fn promote(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
     let soon = |rule: Rule, why: String| Decision::wait(rule, why, SOON, "the next step");
+    let warning = slots::logical::warning(observed, cluster, running);
     match eligible(observed) {
         Ok(proof) => Decision::wait(
             Rule::Promote,
             match proof.epoch() {
-                Some(epoch) => format!("leader at epoch {epoch}"),
-                None => "leader".to_owned(),
+                Some(epoch) => format!("leader at epoch {epoch}{warning}"),
+                None => format!("leader{warning}"),
             },
             Duration::ZERO,
             "PostgreSQL to accept writes",

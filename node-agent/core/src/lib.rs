@@ -31,6 +31,7 @@ pub mod rule;
 pub mod schedule;
 pub mod sick;
 pub mod slots;
+pub mod source;
 pub mod stall;
 mod standing;
 mod switchover;

@@ -6,6 +6,7 @@ use crate::failsafe::Failsafe;
 use crate::postgres::{Postgres, Upstream};
 use crate::schedule::ScheduledRestart;
 use crate::sick::Health;
+use crate::slots::SlotMemory;
 use crate::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::FederationRecord;
@@ -13,7 +14,7 @@ use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::member::Member;
 use node_agent_wire::position::Position;
 use node_agent_wire::status::{Failover, Status, SyncState};
-use node_agent_wire::{DcName, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
+use node_agent_wire::{DcName, Lsn, MemberName, Revision, SystemId, TimelineId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ pub struct Me {
     pub failover_priority: i64,
     /// May begin a new cluster by initdb.
     pub may_bootstrap: bool,
+    /// Tag `nostream`: WAL comes from the archive only.
+    pub nostream: bool,
+    /// Tag `replicatefrom`: the member to follow in place of the leader.
+    pub replicatefrom: Option<MemberName>,
 }
 
 /// A value of the DCS with the revision for compare-and-set; revision 0 when the key is absent.
@@ -216,6 +221,8 @@ pub enum JobKind {
     Promote,
     /// A restart that an operator asked for.
     Restart,
+    /// Copying the leader's logical slots, with a restart.
+    CopySlots,
 }
 
 /// What an operator or the federator asked of this node.
@@ -268,6 +275,8 @@ pub struct Observed {
     pub following: Option<Upstream>,
     /// The last look at the upstream's history.
     pub source: Option<SourceHistory>,
+    /// The last look at another upstream than that.
+    pub other_source: Option<SourceHistory>,
     /// The last round of asking the members.
     pub poll: Option<Poll>,
     /// Members seen in the DCS, and when last.
@@ -292,11 +301,17 @@ pub struct Observed {
     pub request: Option<Request>,
     /// A restart that is planned for later.
     pub scheduled_restart: Option<ScheduledRestart>,
-    /// Slots that this node could not create lately, with the reason.
-    pub slot_errors: BTreeMap<SlotName, String>,
+    /// What this agent remembers of slots.
+    pub slots: SlotMemory,
 }
 
 impl Observed {
+    /// What an upstream answered last, when asked for its history.
+    #[must_use]
+    pub fn history_of(&self, upstream: &Upstream) -> Option<&SourceHistory> {
+        self.source.iter().chain(&self.other_source).find(|s| s.upstream == *upstream)
+    }
+
     /// Whether this node holds the right to lead at this moment.
     #[must_use]
     pub fn holds_lease(&self) -> bool {

@@ -68,6 +68,22 @@ pub struct SlotFact {
     pub active: bool,
     /// WAL is kept from here.
     pub restart_lsn: Option<Lsn>,
+    /// Of a logical slot: its consumer has everything up to here.
+    pub confirmed_lsn: Option<Lsn>,
+    /// Of a logical slot: its database.
+    pub database: Option<String>,
+    /// Of a logical slot: its output plugin.
+    pub plugin: Option<String>,
+    /// Rows that newer transactions than this need are kept.
+    pub xmin: Option<u32>,
+    /// The same for the system catalogues.
+    pub catalog_xmin: Option<u32>,
+    /// PostgreSQL 17 and later: kept in step by PostgreSQL itself (`failover`, or `synced` from the
+    /// primary).
+    pub failover: bool,
+    /// Nothing can be read from it any more: what it needs is gone (`wal_status` `lost`, or
+    /// invalidated as PostgreSQL 16 and later say).
+    pub lost: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`; empty when PostgreSQL does not say.
     pub wal_status: String,
 }
@@ -149,6 +165,8 @@ pub struct Running {
     /// Standby: replay is paused because the primary's settings were raised above this server's;
     /// only a restart with the raised values helps (PostgreSQL manual, 27.4.3).
     pub outgrown: bool,
+    /// `restore_command` is set.
+    pub restores: bool,
 }
 
 /// The server on this node.
@@ -203,6 +221,17 @@ impl Postgres {
     }
 }
 
+/// Another member's PostgreSQL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The member.
+    pub name: MemberName,
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
 /// Where a standby gets its WAL from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
@@ -221,6 +250,12 @@ pub enum Upstream {
         hosts: Vec<(String, u16)>,
         /// The slot there.
         slot: Option<SlotName>,
+    },
+    /// The archive only: WAL comes by `restore_command`.
+    Archive {
+        /// The member whose history and data count meanwhile; absent where there is no server to
+        /// ask, in a standby cluster that has nothing but the archive.
+        of: Option<Peer>,
     },
     /// Nobody: read-only, waiting.
     Nobody,

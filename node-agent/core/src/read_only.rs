@@ -2,12 +2,15 @@
 
 use crate::decision::{Act, Decision, SOON, Tend};
 use crate::demotion::DemotionMode;
-use crate::follower::{follow, upstream_of_standby_leader};
+use crate::follower::follow;
 use crate::leader::{does_not_start, has_others, restart};
 use crate::observed::{Cluster, Keyed, Observed, RecordView, Request};
 use crate::postgres::{ControlData, ControlState, Postgres, Upstream};
 use crate::right::WriteBlocked;
 use crate::rule::Rule;
+use crate::schedule::{self, When};
+use crate::source;
+use crate::switchover::{hand_over, refuse};
 use node_agent_wire::federation::{FederationRecord, Fence, FenceAck};
 use node_agent_wire::{Lsn, SystemId, TimelineId};
 use std::time::Duration;
@@ -63,9 +66,9 @@ pub(crate) fn lead_read_only(
     {
         return restart();
     }
-    let upstream = upstream_of_standby_leader(cluster);
+    let upstream = source::of_standby_leader(cluster);
     if observed.postgres == Postgres::NoData {
-        return lead_without_data(observed, &upstream, blocked);
+        return lead_without_data(observed, cluster, &upstream, blocked);
     }
     if let Postgres::Stopped(_) = &observed.postgres
         && observed.start_failures > 0
@@ -78,8 +81,20 @@ pub(crate) fn lead_read_only(
         return follow(observed, cluster, &Upstream::Nobody, Rule::ReadOnly);
     }
     let steady = if upstream == Upstream::Nobody { Rule::ReadOnly } else { Rule::StandbyLeader };
+    let mut planned = None;
+    if let Postgres::Running(running) = &observed.postgres
+        && !cluster.failover.value.is_empty()
+        && follows_by_right(cluster, blocked)
+    {
+        match schedule::switchover(&cluster.failover.value, observed) {
+            When::Now => return hand_over(observed, cluster, running),
+            When::Never(why) => return refuse(cluster, why),
+            When::In(left) => planned = Some(left),
+        }
+    }
     let mut decision = follow(observed, cluster, &upstream, steady);
-    decision.tend.extend(leftovers(cluster, blocked));
+    decision.tend.extend(leftovers(cluster, blocked, decision.rule));
+    decision.wake.after = planned.unwrap_or(Duration::MAX).min(decision.wake.after);
     decision.tend.push(Tend::PublishLeader);
     if decision.rule == Rule::ReadOnly {
         decision.why = blocked.to_string();
@@ -95,22 +110,65 @@ pub(crate) fn lead_read_only(
 
 /// What an earlier life as primary left in the DCS and a datacenter without the right to write
 /// has no use for.
-fn leftovers(cluster: &Cluster, blocked: &WriteBlocked) -> Vec<Tend> {
+fn leftovers(cluster: &Cluster, blocked: &WriteBlocked, rule: Rule) -> Vec<Tend> {
     let mut tend = Vec::new();
-    if !cluster.failover.value.is_empty() {
+    if !cluster.failover.value.is_empty() && !follows_by_right(cluster, blocked) {
         let over = cluster.failover.revision;
-        let why = format!("switchovers are for the primary's datacenter only: {blocked}");
+        let why = format!("no switchover here now: {blocked}");
         tend.push(Tend::ClearFailover { over, why });
     }
-    // Another datacenter holds what was acknowledged: the old list only keeps nodes from leading.
-    if matches!(blocked, WriteBlocked::NamesAnother { .. }) && cluster.sync.value.active() {
+    // Another cluster holds what was acknowledged: the old list only keeps nodes from leading. By
+    // the configuration alone that is known once this node replicates from it.
+    let elsewhere = match blocked {
+        WriteBlocked::NamesAnother { .. } => true,
+        WriteBlocked::StandbyCluster => {
+            cluster.record == RecordView::Absent && rule == Rule::StandbyLeader
+        }
+        WriteBlocked::DcsUnknown
+        | WriteBlocked::RecordUnreadable(_)
+        | WriteBlocked::Fenced { .. }
+        | WriteBlocked::HandEdited { .. }
+        | WriteBlocked::Superseded { .. }
+        | WriteBlocked::Conflict { .. }
+        | WriteBlocked::PeersNotAsked(_)
+        | WriteBlocked::ColdStart { .. }
+        | WriteBlocked::NoGrants => false,
+    };
+    if elsewhere && cluster.sync.value.active() {
         tend.push(Tend::DeleteSync(cluster.sync.revision));
     }
     tend
 }
 
-fn lead_without_data(observed: &Observed, upstream: &Upstream, why: &WriteBlocked) -> Decision {
-    if *upstream == Upstream::Nobody {
+/// A standby cluster as it should be: nothing but its place keeps it from writing, and no operation
+/// of the federation is under way that counts on its leader.
+fn follows_by_right(cluster: &Cluster, blocked: &WriteBlocked) -> bool {
+    let quiet = cluster.record.get().is_none_or(|record| record.operation.is_none());
+    let place = match blocked {
+        WriteBlocked::NamesAnother { .. } => true,
+        WriteBlocked::StandbyCluster => cluster.record == RecordView::Absent,
+        WriteBlocked::DcsUnknown
+        | WriteBlocked::RecordUnreadable(_)
+        | WriteBlocked::Fenced { .. }
+        | WriteBlocked::HandEdited { .. }
+        | WriteBlocked::Superseded { .. }
+        | WriteBlocked::Conflict { .. }
+        | WriteBlocked::PeersNotAsked(_)
+        | WriteBlocked::ColdStart { .. }
+        | WriteBlocked::NoGrants => false,
+    };
+    place && quiet
+}
+
+fn lead_without_data(
+    observed: &Observed,
+    cluster: &Cluster,
+    upstream: &Upstream,
+    why: &WriteBlocked,
+) -> Decision {
+    let methods = source::standby_methods(upstream, cluster.config.standby_cluster.as_ref());
+    let nothing = *upstream == (Upstream::Archive { of: None }) && methods.is_none();
+    if *upstream == Upstream::Nobody || nothing {
         return Decision::wait(
             Rule::GiveUp,
             format!("no data directory, and nobody to copy: {why}"),

@@ -3,11 +3,11 @@
 
 use crate::decision::{Act, Decision, Reinit, SOON, Tend};
 use crate::divergence::{Verdict, compare};
-use crate::follower::upstream_of_leader;
 use crate::observed::{Cluster, Observed, Request};
 use crate::postgres::{Postgres, Upstream};
 use crate::rewind::{end_of_own_wal, removal_allowed};
 use crate::rule::Rule;
+use crate::source;
 use node_agent_wire::{Lsn, TimelineId};
 use std::time::Duration;
 
@@ -39,18 +39,19 @@ pub(crate) fn asked(observed: &Observed, cluster: &Cluster) -> Option<Decision> 
     if observed.postgres.may_write() || refusal(observed).is_some() {
         return None;
     }
-    let source = upstream_of_leader(cluster)?;
-    let diverged = match lost(observed, &source) {
+    let leader = source::of_leader(cluster)?;
+    let diverged = match lost(observed, &leader) {
         Lost::Unknown => {
             let why = "a new copy is asked for: comparing the histories first";
             let wait = Decision::wait(Rule::Reinitialize, why, SOON, "the source's history");
-            return Some(wait.tend(Tend::AskHistory(source)));
+            return Some(wait.tend(Tend::AskHistory(leader)));
         }
         Lost::Nothing => None,
         Lost::Since(timeline, fork) => Some((timeline, fork)),
     };
     let why = "an operator asked for a new copy of this member";
     let wait = Decision::wait(Rule::Reinitialize, why, Duration::ZERO, "the base backup");
+    let source = if from_leader { leader } else { source::to_copy(observed, cluster, &leader) };
     Some(wait.act(Act::Reinit(Reinit { source, diverged, asked: true, from_leader })))
 }
 
@@ -66,7 +67,7 @@ fn lost(observed: &Observed, source: &Upstream) -> Lost {
     let (Some(own), Some(own_history)) = (end_of_own_wal(observed), &observed.own_history) else {
         return Lost::Nothing;
     };
-    let asked = observed.source.as_ref().filter(|asked| asked.upstream == *source);
+    let asked = observed.history_of(source);
     match asked.map(|asked| &asked.answer) {
         None => Lost::Unknown,
         // It can't be told, and the operator does not want it.
@@ -100,7 +101,7 @@ pub(crate) fn interrupted(observed: &Observed, cluster: &Cluster) -> Option<Deci
     if let Some(wait) = await_leader(observed, cluster, why) {
         return Some(wait);
     }
-    let source = upstream_of_leader(cluster)?;
+    let source = source::to_copy(observed, cluster, &source::of_leader(cluster)?);
     let wait = Decision::wait(Rule::CopyAgain, why.clone(), Duration::ZERO, "the base backup");
     // What the rewind was to discard was reported before it began.
     let reinit = Reinit { source, diverged: None, asked: false, from_leader: false };
@@ -114,7 +115,7 @@ pub(crate) fn await_leader(observed: &Observed, cluster: &Cluster, why: &str) ->
         .is_some_and(|m| m.data.state == node_agent_wire::member::state::RUNNING);
     let other = cluster.leader.as_ref() != Some(&observed.me.name);
     let ready =
-        other && running && cluster.system_id().is_some() && upstream_of_leader(cluster).is_some();
+        other && running && cluster.system_id().is_some() && source::of_leader(cluster).is_some();
     if ready {
         return None;
     }

@@ -7,6 +7,7 @@ use crate::follower::{due, name_of, streams_from};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{ControlData, Postgres, Upstream};
 use crate::rule::Rule;
+use crate::source::data_of;
 use node_agent_wire::{Lsn, TimelineId};
 use std::time::Duration;
 
@@ -24,26 +25,37 @@ pub(crate) enum Judgement {
 
 /// Compares the local history with the one of `upstream`.
 pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> Judgement {
-    let Some(source) = observed.source.as_ref().filter(|s| s.upstream == *upstream) else {
-        return Judgement::Ask(format!("asking {} for its history", name_of(upstream)));
+    if *upstream == (Upstream::Archive { of: None }) {
+        // There is nobody to ask; PostgreSQL itself takes no timeline that is no child of its own.
+        return Judgement::Follow;
+    }
+    let Some(source) = observed.history_of(upstream) else {
+        let whom = name_of(&data_of(upstream));
+        return Judgement::Ask(format!("asking {whom} for its history"));
     };
     let history = match &source.answer {
         Ok(history) => history,
         Err(why) => {
-            let name = name_of(upstream);
+            let name = name_of(&data_of(upstream));
             return Judgement::Silent(format!("the history of {name} is not known: {why}"));
         }
     };
     let (Some(own), Some(own_history)) = (end_of_own_wal(observed), &observed.own_history) else {
         return Judgement::Ask("the local history is not known yet".into());
     };
-    if own.timeline > history.timeline && (due(observed) || streams_from(observed, upstream)) {
+    if own.timeline > history.timeline
+        && (due(observed, upstream) || streams_from(observed, upstream))
+    {
         // The source has moved on since it was asked, or the local timeline is foreign to it. What
         // it streams itself is not foreign to it.
         return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
     }
     match compare(own, own_history, history) {
         Verdict::InHistory => Judgement::Follow,
+        Verdict::Diverged { .. } if in_the_middle(cluster, upstream) => Judgement::Silent(format!(
+            "the history of {} is not this node's; it may be behind the leader",
+            name_of(upstream)
+        )),
         Verdict::Diverged { timeline, fork } => {
             let left = Left { upstream, source: history.timeline, timeline, fork };
             Judgement::Diverged(settle(observed, cluster, own, &left))
@@ -53,6 +65,16 @@ pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream)
             name_of(upstream),
             history.timeline
         )),
+    }
+}
+
+/// A member between this node and the leader: it says nothing of what the cluster's history is.
+fn in_the_middle(cluster: &Cluster, upstream: &Upstream) -> bool {
+    match upstream {
+        Upstream::Member { name, .. } => {
+            cluster.leader.as_ref().is_some_and(|leader| leader != name)
+        }
+        Upstream::Remote { .. } | Upstream::Archive { .. } | Upstream::Nobody => false,
     }
 }
 
@@ -134,7 +156,7 @@ fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) 
     }
     let (timeline, fork) = (left.timeline, left.fork);
     Decision::wait(Rule::Rewind, why, Duration::ZERO, "pg_rewind").act(Act::Rewind {
-        source: left.upstream.clone(),
+        source: data_of(left.upstream),
         timeline,
         fork,
     })
@@ -175,8 +197,8 @@ pub(crate) fn removal_allowed(observed: &Observed) -> bool {
 fn copy_again(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: String) -> Decision {
     let pause = observed.config.timing.loop_wait;
     let source = match left.upstream {
-        Upstream::Member { .. } => left.upstream.clone(),
-        Upstream::Remote { .. } | Upstream::Nobody => {
+        Upstream::Member { .. } | Upstream::Archive { of: Some(_) } => data_of(left.upstream),
+        Upstream::Remote { .. } | Upstream::Archive { of: None } | Upstream::Nobody => {
             let why = format!("{why}; a standby leader's directory is not removed by itself");
             return Decision::wait(Rule::RewindImpossible, why, pause, "an operator");
         }

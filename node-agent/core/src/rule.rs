@@ -217,6 +217,12 @@ rules! {
     GuardMissing = 216, "guard-missing",
         "PostgreSQL runs and was not started by an agent, so no guard could stop it in time.",
         "It is restarted under its guard.";
+    CopySlots = 230, "copy-slots",
+        "A standby lacks permanent logical slots that the leader has.",
+        "Their files are copied while PostgreSQL is restarted.";
+    StandbySwitchover = 231, "standby-switchover",
+        "A switchover inside a standby cluster is asked for and its candidate is ready.",
+        "The leader key is released; PostgreSQL goes on replicating.";
     ObserverWait = 300, "observer-wait",
         "The leader key is gone, and its last beat is younger than its TTL by this node's clock.",
         "Wait: the key's absence is no proof that the leader has stopped.";

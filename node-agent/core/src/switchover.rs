@@ -30,13 +30,37 @@ pub(crate) fn asked_in_pause(observed: &Observed, cluster: &Cluster) -> bool {
 
 /// Begins it, or clears the request with the reason.
 pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
+    answer(observed, cluster, running, Rule::Hold, |why| {
+        Decision::wait(Rule::Switchover, why, Duration::ZERO, "the shutdown")
+            .act(Act::Demote(DemotionMode::Graceful))
+    })
+}
+
+/// The same for the leader of a standby cluster. Nothing is written here, so nothing has to be
+/// stopped: the key changes hands, and this node follows the next leader.
+pub(crate) fn hand_over(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
+    answer(observed, cluster, running, Rule::StandbyLeader, |why| {
+        Decision::wait(Rule::StandbySwitchover, why, Duration::ZERO, "another leader")
+            .act(Act::Release)
+    })
+}
+
+/// Begins it with what it is, in words; or clears the request. `steady` is the rule of a leader that
+/// has nothing else to do.
+fn answer(
+    observed: &Observed,
+    cluster: &Cluster,
+    running: &Running,
+    steady: Rule,
+    begin: fn(String) -> Decision,
+) -> Decision {
     let request = &cluster.failover.value;
     let refuse = |why: String| refuse(cluster, why);
     if request.leader.as_ref().is_some_and(|l| *l != observed.me.name)
         && request.member.as_ref().is_none_or(|m| *m == observed.me.name)
     {
         let why = format!("the switchover to {} is done", observed.me.name);
-        return Decision::wait(Rule::Hold, why.clone(), SOON, "the request to be cleared")
+        return Decision::wait(steady, why.clone(), SOON, "the request to be cleared")
             .tend(Tend::ClearFailover { over: cluster.failover.revision, why })
             .tend(Tend::PublishLeader);
     }
@@ -61,8 +85,7 @@ pub(crate) fn switchover(observed: &Observed, cluster: &Cluster, running: &Runni
         ));
     }
     let to = named.map_or_else(|| "the best standby".to_owned(), ToString::to_string);
-    Decision::wait(Rule::Switchover, format!("switchover to {to}"), Duration::ZERO, "the shutdown")
-        .act(Act::Demote(DemotionMode::Graceful))
+    begin(format!("switchover to {to}"))
 }
 
 /// Clears the request, with the reason.

@@ -181,7 +181,7 @@ fn acknowledged(cluster: &Cluster, sender: &Walsender) -> Option<Lsn> {
 /// It is meant to stream from another member, which streams from here: it is on its way there.
 fn cascades(member: &Member, streaming: &BTreeMap<&MemberName, (&Member, &Walsender)>) -> bool {
     member.replicatefrom().is_some_and(|source| {
-        streaming.keys().any(|name| **name != member.name && name.as_str() == source)
+        streaming.keys().any(|name| **name != member.name && **name == source)
     })
 }
 

@@ -292,6 +292,8 @@ impl World {
             | Tend::AskPeers
             | Tend::AskHistory(_)
             | Tend::Slot(_)
+            | Tend::CopySlots { .. }
+            | Tend::AskSlots(_)
             | Tend::ClearFailover { .. }
             | Tend::PublishLeader
             | Tend::DropScheduledRestart(_)

@@ -214,7 +214,8 @@ impl Hands {
             (Some(hosts), _) if !hosts.is_empty() => hosts,
             (_, Upstream::Member { host, port, .. }) => vec![(host.clone(), *port)],
             (_, Upstream::Remote { hosts, .. }) => hosts.clone(),
-            (_, Upstream::Nobody) => Vec::new(),
+            (_, Upstream::Archive { of: Some(peer) }) => vec![(peer.host.clone(), peer.port)],
+            (_, Upstream::Archive { of: None } | Upstream::Nobody) => Vec::new(),
         };
         let keep = self.place_of_divergent_wal(observed);
         RewindPlan { hosts, timeline, fork, keep, settings: self.settings(observed) }

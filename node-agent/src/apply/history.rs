@@ -10,15 +10,17 @@ use std::time::Duration;
 /// One question to a source at a time, and its answer.
 #[derive(Default)]
 pub struct HistoryDesk {
-    answer: Arc<Mutex<Option<SourceHistory>>>,
+    /// The last answers of two upstreams, the newer first.
+    answers: Arc<Mutex<Vec<SourceHistory>>>,
     asking: Arc<Mutex<bool>>,
 }
 
 impl HistoryDesk {
-    /// The last answer.
+    /// The last answers of two upstreams, the newer first.
     #[must_use]
-    pub fn latest(&self) -> Option<SourceHistory> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn latest(&self) -> (Option<SourceHistory>, Option<SourceHistory>) {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        (answers.first().cloned(), answers.get(1).cloned())
     }
 }
 
@@ -29,18 +31,21 @@ impl Hands {
             return;
         }
         drop(asking);
-        let (answer, asking) = (self.desk.answer.clone(), self.desk.asking.clone());
+        let (answers, asking) = (self.desk.answers.clone(), self.desk.asking.clone());
         let (server, wake) = (self.tools.server.clone(), self.wake.clone());
         tokio::spawn(async move {
             let at = clock::boot();
             let history = history(&server, &upstream).await;
             let changed = {
-                let mut slot = answer.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut known = answers.lock().unwrap_or_else(PoisonError::into_inner);
                 let next = SourceHistory { upstream, at, answer: history };
-                let changed = slot
-                    .as_ref()
-                    .is_none_or(|old| old.upstream != next.upstream || old.answer != next.answer);
-                *slot = Some(next);
+                let old = known.iter().position(|s| s.upstream == next.upstream);
+                let old = old.map(|index| known.remove(index));
+                // The same history again is news as well: it may be that it had to be sure.
+                let changed =
+                    next.answer.is_ok() || old.is_none_or(|old| old.answer != next.answer);
+                known.insert(0, next);
+                known.truncate(2);
                 changed
             };
             *asking.lock().unwrap_or_else(PoisonError::into_inner) = false;
@@ -65,7 +70,10 @@ async fn history(
             }
             (who.host, who.port)
         }
-        Upstream::Nobody => return Err("nobody is followed".to_owned()),
+        Upstream::Archive { of: Some(peer) } => (peer.host.clone(), peer.port),
+        Upstream::Archive { of: None } | Upstream::Nobody => {
+            return Err("nobody is followed".to_owned());
+        }
     };
     server.history_of(Some((&host, port)), ASK_MAX).await.map_err(|e| e.to_string())
 }

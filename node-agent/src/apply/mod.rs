@@ -2,10 +2,12 @@
 
 mod act;
 mod history;
+mod slots;
 mod tend;
 mod wal_end;
 
 pub use history::HistoryDesk;
+pub use slots::SlotDesk;
 pub use wal_end::WalEndDesk;
 
 use crate::checkup::Checkup;
@@ -18,6 +20,7 @@ use crate::peers::Peers;
 use crate::postgres::{Effective, Error};
 use node_agent_core::decision::{Act, Decision};
 use node_agent_core::observed::Observed;
+use node_agent_core::slots::logical::needs_feedback;
 use node_agent_wire::MemberName;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::keys::ClusterPath;
@@ -39,6 +42,8 @@ pub struct Hands {
     pub jobs: Jobs,
     /// Questions to sources.
     pub desk: HistoryDesk,
+    /// Changes of slots.
+    pub slots: SlotDesk,
     /// Questions to members.
     pub peers: Peers,
     /// How PostgreSQL is.
@@ -77,13 +82,21 @@ impl Hands {
         for tend in decision.tend {
             self.tend(memory, observed, cluster, tend).await;
         }
+        self.begin_slot_changes();
+        self.warn_of_clashes(cluster);
         if let Some(act) = act {
             self.act(memory, observed, Some(cluster), act).await;
         }
     }
 
     fn settings(&self, observed: &Observed) -> Effective {
-        Effective::merge(&self.config, &observed.config)
+        let mut settings = Effective::merge(&self.config, &observed.config);
+        let cluster = observed.cluster.known();
+        if cluster.is_some_and(|cluster| needs_feedback(observed, cluster)) {
+            // Or the leader removes catalogue rows that this node's logical slots need.
+            settings.parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
+        settings
     }
 
     fn deadline(observed: &Observed) -> Duration {

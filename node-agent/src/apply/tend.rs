@@ -5,16 +5,14 @@ use crate::clock;
 use crate::dcs::{Compare, Dcs, Write};
 use crate::jobs;
 use crate::observe::Memory;
-use crate::postgres::Error;
 use crate::publish;
 use node_agent_core::decision::Tend;
 use node_agent_core::observed::{Cluster, JobKind, Observed};
 use node_agent_core::postgres::Postgres;
-use node_agent_core::slots::SlotChange;
 use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::failsafe::VoteRequest;
 use node_agent_wire::keys::Leaf;
-use node_agent_wire::{MemberName, Revision, SlotName};
+use node_agent_wire::{MemberName, Revision};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -55,7 +53,9 @@ impl Hands {
                 tracing::info!(why, "the request for a new copy is forgotten");
                 memory.request = None;
             }
-            Tend::Slot(change) => self.change_slot(memory, change).await,
+            Tend::Slot(change) => self.slots.note(change),
+            Tend::CopySlots { from, slots } => self.copy_slots(observed, &from, slots),
+            Tend::AskSlots(upstream) => self.ask_slots(&upstream),
             Tend::WriteSync { sync, over } => {
                 self.write_at(observed, Leaf::Sync, over, Some(sync.to_json()), "/sync").await;
             }
@@ -112,38 +112,6 @@ impl Hands {
         let votes = crate::failsafe::ask_votes(&self.messenger, &request, of, &urls).await;
         self.tools.failsafe.voted(votes);
         self.wake.notify_one();
-    }
-
-    async fn change_slot(&self, memory: &mut Memory, change: SlotChange) {
-        let server = &self.tools.server;
-        let (name, result): (SlotName, Result<(), Error>) = match change {
-            SlotChange::Create(name) => {
-                tracing::info!(slot = %name, "creating the slot");
-                let result = server.create_slot(&name).await;
-                (name, result)
-            }
-            SlotChange::Drop(name) => {
-                tracing::info!(slot = %name, "dropping the slot");
-                let result = server.drop_slot(&name).await;
-                (name, result)
-            }
-            SlotChange::Advance(name, to) => {
-                let result = server.advance_slot(&name, to).await;
-                (name, result)
-            }
-        };
-        match result {
-            Ok(()) => {
-                memory.slot_errors.remove(&name);
-            }
-            Err(error) => {
-                let text = format!("{error}; {}", error.hint());
-                if memory.slot_errors.get(&name) != Some(&text) {
-                    tracing::warn!(slot = %name, error = %text, "the slot was not changed");
-                    memory.slot_errors.insert(name, text);
-                }
-            }
-        }
     }
 
     /// Sets the names; and later, when they are sure to be in force everywhere, notes the end of

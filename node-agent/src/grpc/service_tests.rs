@@ -88,6 +88,13 @@ async fn status_says_what_the_view_says() {
         physical: true,
         active: true,
         restart_lsn: Some(Lsn(9)),
+        confirmed_lsn: None,
+        database: None,
+        plugin: None,
+        xmin: None,
+        catalog_xmin: None,
+        failover: false,
+        lost: false,
         wal_status: "reserved".into(),
     }];
     let mut node = Node::start(view).await;

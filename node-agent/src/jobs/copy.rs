@@ -28,8 +28,8 @@ impl CopyPlan {
     #[must_use]
     pub fn list_for(source: &Upstream, standby_cluster: bool) -> CopyOf {
         match source {
-            Upstream::Member { .. } => CopyOf::Member,
-            Upstream::Remote { .. } => CopyOf::AnotherDatacenter,
+            Upstream::Member { .. } | Upstream::Archive { of: Some(_) } => CopyOf::Member,
+            Upstream::Remote { .. } | Upstream::Archive { of: None } => CopyOf::AnotherDatacenter,
             Upstream::Nobody if standby_cluster => CopyOf::AnotherDatacenter,
             Upstream::Nobody => CopyOf::Member,
         }
@@ -85,7 +85,8 @@ pub async fn reinit(tools: Tools, plan: ReinitPlan) -> Result<(), String> {
         let source = match &plan.copy.source {
             Upstream::Member { host, port, .. } => vec![(host.clone(), *port)],
             Upstream::Remote { hosts, .. } => hosts.clone(),
-            Upstream::Nobody => Vec::new(),
+            Upstream::Archive { of: Some(peer) } => vec![(peer.host.clone(), peer.port)],
+            Upstream::Archive { of: None } | Upstream::Nobody => Vec::new(),
         };
         match report_loss(server, timeline, fork, plan.keep, &source).await {
             Ok(()) => {}
@@ -108,6 +109,7 @@ async fn locate(server: &Server, upstream: &Upstream) -> Result<Option<(String, 
             .await
             .map(|who| Some((who.host, who.port)))
             .map_err(|e| told(&e)),
-        Upstream::Nobody => Ok(None),
+        Upstream::Archive { of: Some(peer) } => Ok(Some((peer.host.clone(), peer.port))),
+        Upstream::Archive { of: None } | Upstream::Nobody => Ok(None),
     }
 }

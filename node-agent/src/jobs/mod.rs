@@ -4,6 +4,7 @@ mod bootstrap;
 mod copy;
 mod life;
 mod rewind;
+mod slots;
 
 pub use bootstrap::bootstrap;
 pub use copy::{CopyPlan, ReinitPlan, clone, reinit};
@@ -11,6 +12,7 @@ pub use life::{
     Farewell, demote, promote, restart, start_primary, start_primary_within, start_standby,
 };
 pub use rewind::{RewindPlan, rewind};
+pub use slots::{SlotCopy, copy_slots};
 
 use crate::clock;
 use crate::failsafe::Desk;
@@ -118,7 +120,8 @@ impl Jobs {
             | JobKind::Demote
             | JobKind::Start
             | JobKind::Promote
-            | JobKind::Restart => {
+            | JobKind::Restart
+            | JobKind::CopySlots => {
                 self.current = Some((job, task));
                 Some(job)
             }

@@ -5,7 +5,7 @@
 //! change without the rest: the upstream, and `synchronous_standby_names`.
 
 use super::effective::Effective;
-use node_agent_core::postgres::Upstream;
+use node_agent_core::postgres::{Peer, Upstream};
 use node_agent_wire::{MemberName, SlotName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -104,7 +104,7 @@ pub(super) fn hosts_of(upstream: &Upstream) -> Vec<(String, u16)> {
     match upstream {
         Upstream::Member { host, port, .. } => vec![(host.clone(), *port)],
         Upstream::Remote { hosts, .. } => hosts.clone(),
-        Upstream::Nobody => Vec::new(),
+        Upstream::Archive { .. } | Upstream::Nobody => Vec::new(),
     }
 }
 
@@ -138,7 +138,7 @@ pub(super) fn slot_name(upstream: &Upstream, own_name: &str, use_slots: bool) ->
     match upstream {
         Upstream::Member { .. } => use_slots.then(|| SlotName::from_name(own_name)),
         Upstream::Remote { slot, .. } => slot.clone(),
-        Upstream::Nobody => None,
+        Upstream::Archive { .. } | Upstream::Nobody => None,
     }
 }
 
@@ -157,7 +157,7 @@ pub(super) fn upstream_conf(
     for name in ["", "_name", "_time", "_xid", "_lsn"] {
         setting(&mut text, &format!("recovery_target{name}"), "");
     }
-    let remote = matches!(upstream, Upstream::Remote { .. });
+    let remote = matches!(upstream, Upstream::Remote { .. } | Upstream::Archive { of: None });
     let archive = [
         ("restore_command", settings.restore_command.as_ref()),
         ("archive_cleanup_command", settings.archive_cleanup_command.as_ref()),
@@ -176,6 +176,7 @@ pub(super) fn upstream_conf(
 enum Written {
     Member { name: MemberName, host: String, port: u16 },
     Remote { hosts: Vec<(String, u16)>, slot: Option<SlotName> },
+    Archive { of: Option<(MemberName, String, u16)> },
     Nobody,
 }
 
@@ -184,6 +185,9 @@ impl From<&Upstream> for Written {
         match upstream.clone() {
             Upstream::Member { name, host, port } => Self::Member { name, host, port },
             Upstream::Remote { hosts, slot } => Self::Remote { hosts, slot },
+            Upstream::Archive { of } => {
+                Self::Archive { of: of.map(|peer| (peer.name, peer.host, peer.port)) }
+            }
             Upstream::Nobody => Self::Nobody,
         }
     }
@@ -195,6 +199,9 @@ pub(super) fn read_upstream(text: &str) -> Option<Upstream> {
     Some(match serde_json::from_str(mark).ok()? {
         Written::Member { name, host, port } => Upstream::Member { name, host, port },
         Written::Remote { hosts, slot } => Upstream::Remote { hosts, slot },
+        Written::Archive { of } => {
+            Upstream::Archive { of: of.map(|(name, host, port)| Peer { name, host, port }) }
+        }
         Written::Nobody => Upstream::Nobody,
     })
 }

@@ -33,6 +33,7 @@ mod files;
 mod guard_client;
 mod history;
 mod lifecycle;
+mod logical;
 pub mod method;
 mod observe;
 mod passfile;
@@ -52,6 +53,7 @@ pub use divergence::Divergence;
 pub use effective::Effective;
 pub use error::Error;
 pub use guard_client::GuardClient;
+pub use logical::{SlotFile, slot_is_void};
 
 use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;

@@ -64,12 +64,15 @@ SELECT json_build_object(
       ORDER BY application_name, pid), '[]') FROM pg_stat_replication),
   'slots', (SELECT coalesce(json_agg(json_build_object('name', slot_name,
       'physical', slot_type = 'physical', 'active', active, 'restart_lsn', restart_lsn,
-      'wal_status', coalesce(wal_status, '')) ORDER BY slot_name), '[]')
-    FROM pg_replication_slots WHERE NOT temporary),
+      'confirmed_lsn', confirmed_flush_lsn, 'database', database, 'plugin', plugin,
+      'xmin', xmin::text::bigint, 'catalog_xmin', catalog_xmin::text::bigint,
+      'wal_status', coalesce(wal_status, ''), 'newer', to_jsonb(s)) ORDER BY slot_name), '[]')
+    FROM pg_replication_slots s WHERE NOT temporary),
   'sync_names', current_setting('synchronous_standby_names'),
   'system_id', (SELECT system_identifier::text FROM pg_control_system()),
   'server_version', current_setting('server_version_num')::int,
   'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+  'restores', current_setting('restore_command') <> '',
   'pending', ",
     pending!(),
     "
@@ -93,6 +96,7 @@ struct Answer {
     system_id: String,
     server_version: u32,
     started_at_us: i64,
+    restores: bool,
 }
 
 #[derive(Deserialize)]
@@ -123,7 +127,23 @@ struct Slot {
     physical: bool,
     active: bool,
     restart_lsn: Option<String>,
+    confirmed_lsn: Option<String>,
+    database: Option<String>,
+    plugin: Option<String>,
+    xmin: Option<u32>,
+    catalog_xmin: Option<u32>,
     wal_status: String,
+    newer: Newer,
+}
+
+/// Columns of `pg_replication_slots` that PostgreSQL has from 16 or 17 on.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Newer {
+    conflicting: Option<bool>,
+    invalidation_reason: Option<String>,
+    failover: bool,
+    synced: bool,
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "the shape that map_err passes")]
@@ -168,8 +188,17 @@ impl Slot {
         Ok(SlotFact {
             restart_lsn: position(self.restart_lsn.as_ref())?,
             name: SlotName::parse(&self.name).ok_or_else(|| bad(&self.name))?,
+            confirmed_lsn: position(self.confirmed_lsn.as_ref())?,
+            lost: self.wal_status == "lost"
+                || self.newer.conflicting == Some(true)
+                || self.newer.invalidation_reason.is_some(),
+            failover: self.newer.failover || self.newer.synced,
             physical: self.physical,
             active: self.active,
+            database: self.database,
+            plugin: self.plugin,
+            xmin: self.xmin,
+            catalog_xmin: self.catalog_xmin,
             wal_status: self.wal_status,
         })
     }
@@ -200,6 +229,7 @@ pub(super) fn parse(text: &str) -> Result<Running, Error> {
         // Filled in by the caller, which knows the command line and the control file.
         pending_restart: false,
         outgrown: false,
+        restores: answer.restores,
     })
 }
 
@@ -216,8 +246,12 @@ mod tests {
             "receiver": {"status": "streaming", "host": "a", "port": 5432,
                 "latest_end_lsn": "0/5000200", "timeline": 2},
             "senders": [], "slots": [{"name": "pg2", "physical": true, "active": false,
-                "restart_lsn": null, "wal_status": "reserved"}],
-            "sync_names": "", "system_id": "7", "server_version": 150_004, "started_at_us": 1});
+                "restart_lsn": null, "confirmed_lsn": null, "database": null, "plugin": null,
+                "xmin": 740, "catalog_xmin": null, "wal_status": "reserved",
+                "newer": {"slot_name": "pg2", "invalidation_reason": "wal_removed",
+                    "failover": false, "synced": true}}],
+            "sync_names": "", "system_id": "7", "server_version": 150_004, "started_at_us": 1,
+            "restores": true});
         for (key, value) in changes.as_object().expect("object") {
             all[key] = value.clone();
         }
@@ -229,7 +263,9 @@ mod tests {
         let standby = parse(&answer(&json!({}))).expect("standby");
         assert_eq!(standby.lsn, Lsn(0x0500_0100));
         assert_eq!(standby.receiver.expect("receiver").timeline, Some(TimelineId(2)));
-        assert_eq!(standby.slots[0].restart_lsn, None);
+        let slot = &standby.slots[0];
+        assert_eq!((slot.restart_lsn, slot.xmin), (None, Some(740)));
+        assert!(slot.lost && slot.failover, "columns of newer versions are read");
         let behind = parse(&answer(&json!({"replay_lsn": null}))).expect("standby");
         assert_eq!(behind.lsn, Lsn(0x0500_0000));
     }

@@ -111,6 +111,7 @@ fn server() -> Running {
         started_at_us: WALL_US + 678_901,
         pending_restart: false,
         outgrown: false,
+        restores: false,
     }
 }
 
@@ -147,7 +148,14 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             now: NOW,
             wall_us: WALL_US,
             started_at: Boot(1),
-            me: Me { name: me, nofailover: false, failover_priority: 1, may_bootstrap: true },
+            me: Me {
+                name: me,
+                nofailover: false,
+                failover_priority: 1,
+                may_bootstrap: true,
+                nostream: false,
+                replicatefrom: None,
+            },
             cluster: Fact::Known { value: cluster, at: NOW },
             config: Dynamic::default(),
             lease,
@@ -160,6 +168,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             own_history: None,
             following: None,
             source: None,
+            other_source: None,
             poll: None,
             members_seen: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -173,7 +182,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             request: None,
             scheduled_restart: None,
             directory: Directory::default(),
-            slot_errors: BTreeMap::new(),
+            slots: node_agent_core::slots::SlotMemory::default(),
         },
         raw: Arc::new(RawCluster::default()),
         rule,

@@ -139,6 +139,7 @@ pub(super) fn job_word(kind: JobKind) -> &'static str {
         JobKind::Start => "start",
         JobKind::Promote => "promote",
         JobKind::Restart => "restart",
+        JobKind::CopySlots => "copying slots",
     }
 }
 

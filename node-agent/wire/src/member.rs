@@ -196,10 +196,16 @@ impl Member {
         priority(&self.data.tags, "sync_priority")
     }
 
-    /// The member that this one streams from by its tag `replicatefrom`.
+    /// Takes its WAL from the archive only.
     #[must_use]
-    pub fn replicatefrom(&self) -> Option<&str> {
-        self.data.tags.get("replicatefrom").and_then(Value::as_str).filter(|n| !n.is_empty())
+    pub fn nostream(&self) -> bool {
+        self.tag("nostream")
+    }
+
+    /// The member that it follows in place of the leader.
+    #[must_use]
+    pub fn replicatefrom(&self) -> Option<MemberName> {
+        replicatefrom(&self.data.tags)
     }
 
     /// Whether the boolean tag is set, in Patroni's words.
@@ -207,6 +213,13 @@ impl Member {
     pub fn tag(&self, name: &str) -> bool {
         self.data.tags.get(name).and_then(crate::yaml::truth).unwrap_or(false)
     }
+}
+
+/// The tag `replicatefrom`, when it names somebody.
+#[must_use]
+pub fn replicatefrom(tags: &BTreeMap<String, Value>) -> Option<MemberName> {
+    let name = tags.get("replicatefrom").and_then(Value::as_str);
+    name.filter(|name| !name.is_empty()).map(MemberName::new)
 }
 
 /// Whether tags bar a member by `flag`, or by a `priority` of zero or less when the flag is absent.

@@ -13,6 +13,8 @@ pub struct Status {
     pub optime: Option<Lsn>,
     /// Slot positions, the leader's own pseudo slot included.
     pub slots: BTreeMap<SlotName, Lsn>,
+    /// Slots of members, those that are away included, as long as they are kept.
+    pub retain_slots: BTreeSet<SlotName>,
     /// Whatever else another agent wrote there; kept when rewritten.
     pub other: Map<String, Value>,
 }
@@ -38,7 +40,15 @@ impl Status {
             .flatten()
             .filter_map(|(name, lsn)| Some((SlotName::parse(name)?, Lsn(lsn.as_u64()?))))
             .collect();
-        Self { optime, slots, other: object }
+        let retain_slots = match object.remove("retain_slots") {
+            Some(Value::String(text)) => serde_json::from_str(&text).unwrap_or_default(),
+            Some(other) => other,
+            None => Value::Null,
+        };
+        let retain_slots = retain_slots.as_array().into_iter().flatten();
+        let retain_slots =
+            retain_slots.filter_map(Value::as_str).filter_map(SlotName::parse).collect();
+        Self { optime, slots, retain_slots, other: object }
     }
 
     /// The compact JSON that is written.
@@ -52,6 +62,10 @@ impl Status {
             let slots: Map<String, Value> =
                 self.slots.iter().map(|(n, l)| (n.to_string(), l.0.into())).collect();
             object.insert("slots".into(), Value::Object(slots));
+        }
+        if !self.retain_slots.is_empty() {
+            let names = self.retain_slots.iter().map(|n| Value::from(n.as_str())).collect();
+            object.insert("retain_slots".into(), Value::Array(names));
         }
         object.extend(self.other.clone());
         Value::Object(object).to_string()
@@ -180,6 +194,7 @@ mod tests {
         assert_eq!(status.optime, Some(Lsn(67)));
         assert_eq!(status.slots.len(), 1);
         assert_eq!(status.to_json(), r#"{"optime":67,"retain_slots":["a"],"slots":{"pg2":5}}"#);
+        assert_eq!(Status::parse(br#"{"retain_slots":"[\"b\"]"}"#).retain_slots.len(), 1);
         assert_eq!(Status::parse(b"123").optime, Some(Lsn(123)));
         assert_eq!(Status::parse(br#"{"slots":"{\"a\":1}"}"#).slots.len(), 1);
         assert_eq!(Status::parse(b"nonsense"), Status::default());

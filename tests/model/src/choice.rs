@@ -93,6 +93,8 @@ fn of_tend(tend: &Tend) -> Option<Effect> {
         Tend::AskPeers
         | Tend::AskHistory(_)
         | Tend::Slot(_)
+        | Tend::CopySlots { .. }
+        | Tend::AskSlots(_)
         | Tend::PublishLeader
         | Tend::EndUnattended
         | Tend::AskVotes { .. }
@@ -133,6 +135,6 @@ fn of_act(act: &Act) -> Effect {
 fn node(upstream: &Upstream) -> Option<Id> {
     match upstream {
         Upstream::Member { name, .. } => id(name),
-        Upstream::Remote { .. } | Upstream::Nobody => None,
+        Upstream::Remote { .. } | Upstream::Archive { .. } | Upstream::Nobody => None,
     }
 }

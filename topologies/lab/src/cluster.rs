@@ -41,8 +41,11 @@ impl Member {
     pub fn is_in_service(&self) -> bool {
         match self.role.as_str() {
             "leader" => self.state == "running",
-            // A standby leader without a walreceiver yet is shown as running.
-            "standby_leader" => matches!(self.state.as_str(), "running" | "streaming"),
+            // A standby leader without a walreceiver yet is shown as running; one that has nothing
+            // but the archive never has one.
+            "standby_leader" => {
+                matches!(self.state.as_str(), "running" | "streaming" | "in archive recovery")
+            }
             _ => self.state == "streaming",
         }
     }

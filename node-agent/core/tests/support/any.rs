@@ -32,8 +32,9 @@ pub fn observed() -> impl Strategy<Value = Observed> {
     let node = (me(), postgres(), lease(), job(), history(), of(upstream()), of(source()));
     let around =
         (of(poll()), peers(), (observer(), failsafe()), seen(), 0_u32..2, weighted(0.1, age()));
-    (node, around, any_cluster(), weighted(0.1, request()), (weighted(0.5, lsn()), directory()))
-        .prop_map(|(node, around, (known, view), request, (names_set_at, directory))| {
+    let asked = (weighted(0.1, request()), of(source()));
+    (node, around, any_cluster(), asked, (weighted(0.5, lsn()), directory())).prop_map(
+        |(node, around, (known, view), (request, other_source), (names_set_at, directory))| {
             let (me, postgres, lease, job, own_history, following, source) = node;
             let (poll, peers, seen, members_seen, start_failures, stand_back) = around;
             let (observer, failsafe) = seen;
@@ -45,6 +46,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 own_history: Some(own_history).filter(|h| h.timeline.0 < 4),
                 following,
                 source,
+                other_source,
                 poll,
                 peers,
                 observer,
@@ -64,7 +66,8 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 },
                 ..cluster()
             }
-        })
+        },
+    )
 }
 
 /// The same, more often at the places where much is decided: an election, and a leader at work.
@@ -143,13 +146,16 @@ fn moment() -> impl Strategy<Value = Boot> {
 }
 
 fn me() -> impl Strategy<Value = Me> {
+    let tags = (prop::bool::weighted(0.1), prop::bool::weighted(0.1), weighted(0.2, name()));
     let priority = select(vec![1, 1, 1, 2]);
-    (prop::bool::weighted(0.1), any::<bool>(), priority).prop_map(
-        |(nofailover, may_bootstrap, failover_priority)| Me {
+    (tags, any::<bool>(), priority).prop_map(
+        |((nofailover, nostream, replicatefrom), may_bootstrap, failover_priority)| Me {
             name: "pg1".into(),
             nofailover,
             failover_priority,
             may_bootstrap,
+            nostream,
+            replicatefrom,
         },
     )
 }
@@ -186,6 +192,7 @@ fn upstream() -> impl Strategy<Value = Upstream> {
         Just(super::healthy::member_upstream("pg3")),
         Just(super::healthy::remote_upstream()),
         Just(Upstream::Nobody),
+        Just(Upstream::Archive { of: None }),
     ]
 }
 
@@ -521,7 +528,10 @@ fn any_slot() -> impl Strategy<Value = SlotFact> {
             physical,
             active,
             restart_lsn,
-            wal_status: if lost { "lost" } else { "reserved" }.into(),
+            lost,
+            database: (!physical).then(|| "postgres".into()),
+            plugin: (!physical).then(|| "test_decoding".into()),
+            ..super::healthy::slot("pg9", false)
         },
     )
 }

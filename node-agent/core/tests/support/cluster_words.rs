@@ -76,7 +76,7 @@ fn config(observed: &mut Observed, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `pg3 nofailover state=stopped sync_priority=2 replicatefrom=pg2`.
+/// `pg3 nofailover state=stopped at=0/3000000 sync_priority=2 replicatefrom=pg2`.
 fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member), String> {
     let mut words = Words::of(item);
     let mut member = member(words.next()?);
@@ -90,13 +90,14 @@ fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member)
     if words.flag("addressless") {
         member.data.conn_url = String::new();
     }
+    member.data.xlog_location = words.value("at")?;
     if let Some(priority) = words.value::<i64>("sync_priority")? {
         member.data.tags.insert("sync_priority".into(), priority.into());
     }
     if let Some(source) = words.value::<String>("replicatefrom")? {
         member.data.tags.insert("replicatefrom".into(), source.into());
     }
-    for tag in ["nofailover", "nosync"] {
+    for tag in ["nofailover", "nosync", "nostream", "clonefrom"] {
         if words.flag(tag) {
             member.data.tags.insert(tag.into(), true.into());
         }
@@ -119,10 +120,14 @@ fn failover(text: &str) -> Result<Keyed<Failover>, String> {
     Ok(Keyed { value, revision: Revision(41) })
 }
 
-/// `optime 0/3000000, pg2 0/2000000`: the position, then slots.
+/// `optime 0/3000000, pg2 0/2000000, pg8 retained`: the position, then slots.
 fn status(observed: &mut Observed, text: &str) -> Result<(), String> {
     for item in items(text) {
         let (name, at) = item.split_once(' ').ok_or("status needs names with positions")?;
+        if at == "retained" {
+            dcs(observed).status.retain_slots.insert(SlotName::from_name(name));
+            continue;
+        }
         let at = lsn(at)?;
         if name == "optime" {
             dcs(observed).status.optime = Some(at);

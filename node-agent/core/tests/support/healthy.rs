@@ -7,6 +7,7 @@ use node_agent_core::postgres::{
     ControlData, ControlState, Postgres, Running, SlotFact, Upstream, Walreceiver, Walsender,
 };
 use node_agent_core::sick::Health;
+use node_agent_core::slots::SlotMemory;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{DcEntry, FederationRecord, Isolation, Policies, RECORD_VERSION};
@@ -56,12 +57,7 @@ pub fn cluster() -> Observed {
         now: NOW,
         wall_us: WALL_US,
         started_at: ago(Duration::from_secs(600)),
-        me: Me {
-            name: "pg1".into(),
-            nofailover: false,
-            failover_priority: 1,
-            may_bootstrap: false,
-        },
+        me: me("pg1"),
         cluster: Fact::Known { value: cluster, at: NOW },
         config,
         lease: Lease { held_until: Some(NOW + Duration::from_secs(25)), kept: false },
@@ -75,6 +71,7 @@ pub fn cluster() -> Observed {
         directory: Directory::default(),
         following: None,
         source: None,
+        other_source: None,
         poll: None,
         members_seen: BTreeMap::new(),
         peers: BTreeMap::new(),
@@ -87,7 +84,19 @@ pub fn cluster() -> Observed {
         sync_lost: BTreeSet::new(),
         request: None,
         scheduled_restart: None,
-        slot_errors: BTreeMap::new(),
+        slots: SlotMemory::default(),
+    }
+}
+
+/// This node without tags.
+pub fn me(name: &str) -> Me {
+    Me {
+        name: name.into(),
+        nofailover: false,
+        failover_priority: 1,
+        may_bootstrap: false,
+        nostream: false,
+        replicatefrom: None,
     }
 }
 
@@ -143,6 +152,7 @@ pub fn standby() -> Running {
         started_at_us: 0,
         pending_restart: false,
         outgrown: false,
+        restores: false,
     }
 }
 
@@ -176,6 +186,13 @@ pub fn slot(name: &str, active: bool) -> SlotFact {
         physical: true,
         active,
         restart_lsn: Some(LSN),
+        confirmed_lsn: None,
+        database: None,
+        plugin: None,
+        xmin: None,
+        catalog_xmin: None,
+        failover: false,
+        lost: false,
         wal_status: "reserved".into(),
     }
 }

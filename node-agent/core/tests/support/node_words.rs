@@ -9,8 +9,10 @@ use node_agent_core::postgres::{
     ControlData, ControlState, Postgres, Running, SlotFact, Walsender,
 };
 use node_agent_core::schedule::{RestartConditions, ScheduledRestart};
+use node_agent_core::slots::logical::LeaderSlots;
 use node_agent_wire::member::Role;
-use node_agent_wire::{Lsn, SystemId, TimelineId};
+use node_agent_wire::{Lsn, SlotName, SystemId, TimelineId};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Applies the key when it is one of these; `false` when not.
@@ -46,6 +48,22 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             observed.following = (value != "unknown").then(|| upstream(value));
         }
         "source" => observed.source = Some(source(value)?),
+        "other source" => observed.other_source = Some(source(value)?),
+        "slots seen" => {
+            for item in items(value) {
+                let (name, age) = item.split_once(' ').ok_or("slots seen needs names and times")?;
+                observed.slots.seen.insert(SlotName::from_name(name), ago(duration(age)?));
+            }
+        }
+        "leader slots" => leader_slots(observed, value)?,
+        "slots kept since" => {
+            for item in items(value) {
+                let (name, xmin) = item.split_once(' ').ok_or("slots kept since: NAME XMIN")?;
+                let xmin = xmin.parse().map_err(|_| "not a transaction")?;
+                observed.slots.kept_since.insert(SlotName::from_name(name), xmin);
+            }
+        }
+        "copy failed" => observed.slots.copy_after = Some(NOW + duration(value)?),
         "job" => observed.job = Some(job(value)?),
         "start failures" => {
             observed.start_failures = value.parse().map_err(|_| "not a number")?;
@@ -131,13 +149,16 @@ fn running(observed: &mut Observed) -> Result<&mut Running, String> {
     }
 }
 
-/// `pg2 [nofailover] [priority=2] [may_bootstrap]`.
+/// `pg2 [nofailover] [priority=2] [may_bootstrap] [nostream] [replicatefrom=pg3]`.
 fn me(observed: &mut Observed, text: &str) -> Result<(), String> {
     let mut words = Words::of(text);
     observed.me.name = words.next()?.into();
     observed.me.nofailover = words.flag("nofailover");
     observed.me.failover_priority = words.value("priority")?.unwrap_or(1);
     observed.me.may_bootstrap = words.flag("may_bootstrap");
+    observed.me.nostream = words.flag("nostream");
+    observed.me.replicatefrom =
+        words.value::<String>("replicatefrom")?.map(|name| name.as_str().into());
     words.end()
 }
 
@@ -231,14 +252,25 @@ fn sender_of(item: &str) -> Result<Walsender, String> {
     Ok(sender)
 }
 
-/// `pg2 [active] [logical] [lost] [0/3000000]`.
+/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [unreserved] [xmin=5]
+/// [catalog_xmin=5] [confirmed=0/…] [0/3000000]`.
 fn slot_of(item: &str) -> Result<SlotFact, String> {
     let mut words = Words::of(item);
     let mut slot = slot(words.next()?, false);
     slot.active = words.flag("active");
-    slot.physical = !words.flag("logical");
-    if words.flag("lost") {
-        slot.wal_status = "lost".into();
+    if let Some(place) = words.value::<String>("logical")? {
+        let (database, plugin) = place.split_once('/').ok_or("logical=DATABASE/PLUGIN")?;
+        slot.physical = false;
+        slot.database = Some(database.into());
+        slot.plugin = Some(plugin.into());
+        slot.confirmed_lsn = words.value("confirmed")?;
+    }
+    slot.lost = words.flag("lost");
+    slot.failover = words.flag("failover");
+    slot.xmin = words.value("xmin")?;
+    slot.catalog_xmin = words.value("catalog_xmin")?;
+    if words.flag("unreserved") {
+        slot.restart_lsn = None;
     }
     let at = words.rest();
     if !at.is_empty() {
@@ -260,6 +292,15 @@ fn source(text: &str) -> Result<SourceHistory, String> {
     Ok(SourceHistory { upstream, at: ago(asked), answer })
 }
 
+/// `pg1 asked 3s`: who was asked for its slots, and when.
+fn leader_slots(observed: &mut Observed, text: &str) -> Result<(), String> {
+    let mut words = Words::of(text);
+    let of = words.next()?.into();
+    let at = ago(words.time("asked")?.unwrap_or(Duration::from_millis(100)));
+    observed.slots.leader = Some(LeaderSlots { of, at, answer: Ok(BTreeMap::new()) });
+    words.end()
+}
+
 fn job(text: &str) -> Result<Job, String> {
     let mut words = Words::of(text);
     let kind = match words.next()? {
@@ -270,6 +311,7 @@ fn job(text: &str) -> Result<Job, String> {
         "start" => JobKind::Start,
         "promote" => JobKind::Promote,
         "restart" => JobKind::Restart,
+        "copy_slots" => JobKind::CopySlots,
         other => return Err(format!("unknown job {other}")),
     };
     Ok(Job { kind, since: ago(duration(words.next()?)?) })

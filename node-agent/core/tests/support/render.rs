@@ -80,6 +80,17 @@ fn tend(tend: &Tend) -> String {
         Tend::Slot(SlotChange::Create(name)) => format!("create slot {name}"),
         Tend::Slot(SlotChange::Drop(name)) => format!("drop slot {name}"),
         Tend::Slot(SlotChange::Advance(name, to)) => format!("advance slot {name} to {to}"),
+        Tend::Slot(SlotChange::CreateLogical { name, database, plugin }) => {
+            format!("create slot {name} in {database} with {plugin}")
+        }
+        Tend::Slot(SlotChange::AdvanceLogical { name, database, to }) => {
+            format!("advance slot {name} in {database} to {to}")
+        }
+        Tend::CopySlots { from, slots } => {
+            let names: Vec<&str> = slots.iter().map(|n| n.as_str()).collect();
+            format!("copy slots {} from {}", names.join(" "), name_of(from))
+        }
+        Tend::AskSlots(source) => format!("ask slots of {}", name_of(source)),
         Tend::WriteSync { sync, over } => format!("sync over {over}: {}", sync_line(sync)),
         Tend::DeleteSync(over) => format!("delete sync at {over}"),
         Tend::SetSyncNames(names) => format!("sync names '{names}'"),

@@ -1,7 +1,7 @@
 //! The small words of the scenario language.
 
 use super::healthy::{member_upstream, remote_upstream};
-use node_agent_core::postgres::Upstream;
+use node_agent_core::postgres::{Peer, Upstream};
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::{Lsn, TimelineId};
 use std::str::FromStr;
@@ -87,12 +87,18 @@ pub fn history(text: &str) -> Result<TimelineHistory, String> {
     Ok(TimelineHistory { timeline, ancestors })
 }
 
-/// `pg2`, `remote` or `nobody`.
+/// `pg2`, `remote`, `archive`, `archive/pg2` (with the member that is asked) or `nobody`.
 pub fn upstream(text: &str) -> Upstream {
     match text {
         "remote" => remote_upstream(),
         "nobody" => Upstream::Nobody,
-        name => member_upstream(name),
+        "archive" => Upstream::Archive { of: None },
+        other => match other.strip_prefix("archive/").map(member_upstream) {
+            Some(Upstream::Member { name, host, port }) => {
+                Upstream::Archive { of: Some(Peer { name, host, port }) }
+            }
+            Some(_) | None => member_upstream(other),
+        },
     }
 }
 

@@ -16,7 +16,7 @@ python_venv() {
     # The tests with Patroni's own tools make a virtual environment.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
-mapfile -t packages < <(packages_to_run; packages_to_build; python_venv)
+mapfile -t packages < <(packages_to_run; packages_to_build; packages_to_back_up; python_venv)
 install_packages tests "${packages[@]}"
 require_cargo tests
 

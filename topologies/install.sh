@@ -10,6 +10,11 @@ packages_to_run() {
     command -v setsid >/dev/null || echo util-linux
 }
 
+# What the tests with a repository of backups need besides.
+packages_to_back_up() {
+    command -v pgbackrest >/dev/null || echo pgbackrest
+}
+
 # The same for building.
 packages_to_build() {
     # The compiler of etcd's interface needs the definitions of the second package, too.

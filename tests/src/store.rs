@@ -72,6 +72,16 @@ impl Store {
         assert!(written.is_ok(), "writing {key}: {written:?}");
     }
 
+    /// Removes every key of the cluster.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn wipe(&self) {
+        let prefix = etcd_client::DeleteOptions::new().with_prefix();
+        let deleted = self.client.clone().delete(self.path.prefix(), Some(prefix)).await;
+        assert!(deleted.is_ok(), "deleting {}: {deleted:?}", self.path.prefix());
+    }
+
     /// The dynamic configuration.
     ///
     /// # Panics

@@ -210,14 +210,12 @@ impl Server {
     pub fn trusting(&self, settings: &Effective) -> Result<(Effective, Option<String>), Error> {
         let before = files::read(&self.places.data(conf::HBA))?;
         let user = self.places.superuser().username.replace('"', "\"\"");
-        let host = self.places.local_host();
-        let bits = if host.contains(':') { 128 } else { 32 };
-        let mut lines = vec![format!("local all \"{user}\" trust")];
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            lines.push(format!("host all \"{user}\" {host}/{bits} trust"));
-        } else {
-            lines.push(format!("host all \"{user}\" samehost trust"));
-        }
+        // Not the address that is connected to: the kernel may choose another one of this host's
+        // as the source.
+        let lines = vec![
+            format!("local all \"{user}\" trust"),
+            format!("host all \"{user}\" samehost trust"),
+        ];
         Ok((Effective { pg_hba: Some(lines), ..settings.clone() }, before))
     }
 

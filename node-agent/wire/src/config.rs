@@ -323,6 +323,7 @@ const KNOWN: [(&str, &[&str]); 7] = [
             "create_replica_methods",
             "create_replica_method",
             "basebackup",
+            "recovery_conf",
             "use_unix_socket",
         ],
     ),
@@ -335,13 +336,26 @@ pub fn unknown_keys(config: &Value) -> Vec<String> {
     for (section, known) in KNOWN {
         let object = if section.is_empty() { Some(config) } else { config.get(section) };
         for key in object.and_then(Value::as_object).into_iter().flat_map(Map::keys) {
-            if !known.contains(&key.as_str()) {
+            if !known.contains(&key.as_str()) && !names_a_method(config, section, key) {
                 let dot = if section.is_empty() { "" } else { "." };
                 unknown.push(format!("{section}{dot}{key}"));
             }
         }
     }
     unknown
+}
+
+/// The section of a method that the configuration uses.
+fn names_a_method(config: &Value, section: &str, key: &str) -> bool {
+    let uses = |list: &str| {
+        let methods = config["postgresql"][list].as_array();
+        methods.is_some_and(|methods| methods.iter().any(|method| method == key))
+    };
+    match section {
+        "bootstrap" => config["bootstrap"]["method"] == key,
+        "postgresql" => uses("create_replica_methods") || uses("create_replica_method"),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -354,6 +368,11 @@ mod tests {
         let config =
             json!({"scope": "a", "sope": 1, "postgresql": {"datadir": "x", "listen": "y"}});
         assert_eq!(unknown_keys(&config), ["sope", "postgresql.datadir"]);
+        let methods = json!({
+            "bootstrap": {"method": "a", "a": {}, "b": {}},
+            "postgresql": {"create_replica_methods": ["c"], "c": {}, "d": {}},
+        });
+        assert_eq!(unknown_keys(&methods), ["bootstrap.b", "postgresql.d"]);
     }
 
     #[test]

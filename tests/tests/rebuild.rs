@@ -1,0 +1,300 @@
+//! Goal: data directories come from where the configuration says: a cluster begins by a command,
+//! a failed beginning is cleared away and another member begins, a replica comes from a pgBackRest
+//! repository, a second cluster from the same repository at a point in time, and a PostgreSQL that
+//! runs already is taken over.
+//! Method: real pgBackRest with a repository on disk; a `post_bootstrap` that fails the first time;
+//! then one node restored to a restore point, its etcd emptied and its server started by hand.
+//! Where pgBackRest is not installed the test says so and ends.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use federator_tests::command::{self, Finished};
+use federator_tests::patience::until;
+use federator_tests::rest;
+use federator_tests::rig::{READY, ROWS, Rig};
+use federator_tests::rows;
+use federator_tests::store::Store;
+use lab::Part;
+use lab::layout::REST_PORT;
+use node_agent_wire::keys::Leaf;
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// How long one program may take.
+const COMMAND: Duration = Duration::from_secs(60);
+const PGBACKREST: &str = "/usr/bin/pgbackrest";
+
+/// A repository, and the scripts of the first cluster.
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap() };
+        // Another user works in here.
+        let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777));
+        open(place.dir.path()).unwrap();
+        for name in ["repo", "log", "lock", "spool"] {
+            fs::create_dir(place.path(name)).unwrap();
+            open(&place.path(name)).unwrap();
+        }
+        let at = |name: &str| place.path(name).display().to_string();
+        fs::write(
+            place.path("pgbackrest.conf"),
+            format!(
+                "[global]\nrepo1-path={}\nlog-path={}\nlock-path={}\nspool-path={}\n\
+                 start-fast=y\nlog-level-console=warn\ncompress-level=1\n[demo]\n",
+                at("repo"),
+                at("log"),
+                at("lock"),
+                at("spool")
+            ),
+        )
+        .unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn script(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, format!("#!/bin/sh\nset -eu\n{text}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    }
+
+    /// pgBackRest on the data directory `data`.
+    fn backrest(&self, data: &str) -> String {
+        let config = self.path("pgbackrest.conf");
+        format!("{PGBACKREST} --config={} --stanza=demo --pg1-path={data}", config.display())
+    }
+}
+
+fn topology(name: &str, nodes: &str, agent: &Value) -> String {
+    format!(
+        "name: {name}\nsettings: {{ttl: 5, loop_wait: 1, retry_timeout: 1}}\nagent: {agent}\n\
+         datacenters:\n  dc1: {{etcd: 1, nodes: [{nodes}]}}\n"
+    )
+}
+
+/// The first cluster: begun by a command, archived and copied by pgBackRest.
+fn first_cluster(place: &Place) -> String {
+    let begin = place.script(
+        "begin",
+        "echo \"$@\" >\"$(dirname \"$0\")/begin.arguments\"\n\
+         for a in \"$@\"; do case $a in --datadir=*) dir=${a#--datadir=};; esac; done\n\
+         exec \"$(dirname \"$0\")/initdb\" -D \"$dir\" -U postgres -A trust -k -E UTF8 >/dev/null\n",
+    );
+    let after = place.script(
+        "after",
+        "dir=$(dirname \"$0\")\n\
+         if mkdir \"$dir/failed-once\" 2>/dev/null; then echo \"no licence\" >&2; exit 3; fi\n\
+         \"$dir/psql\" \"$1\" -w -qc 'CREATE TABLE after_bootstrap (i int)'\n",
+    );
+    let backrest = place.backrest("{dir}/data");
+    let agent = json!({
+        "bootstrap": {
+            "method": "mine",
+            "mine": {"command": begin, "flavour": "plain"},
+            "post_bootstrap": after,
+        },
+        "postgresql": {
+            "parameters": {
+                "archive_mode": "on", "archive_command": format!("{backrest} archive-push %p"),
+            },
+            "create_replica_methods": ["pgbackrest", "basebackup"],
+            "pgbackrest": {
+                "command": format!("{backrest} --delta restore"),
+                "keep_data": true, "no_params": true,
+            },
+            "basebackup": [{"max-rate": "200M"}, "verbose"],
+            "recovery_conf": {"restore_command": format!("{backrest} archive-get %f \"%p\"")},
+        },
+    });
+    topology("rebuild", "pg1, pg2", &agent)
+}
+
+/// Runs a shell script as the lab's user, who must be able to log in.
+async fn as_lab_user(rig: &Rig, passfile: &Path, script: &str) -> Finished {
+    let variables = format!("PGPASSFILE={}", passfile.display());
+    let line = format!("export {variables}; cd /; {script}");
+    let done = if rustix::process::geteuid().is_root() {
+        let words = ["-u", rig.lab.user.name.as_str(), "--", "/bin/sh", "-c", line.as_str()];
+        command::run(Path::new("/usr/sbin/runuser"), &words, &[], COMMAND).await
+    } else {
+        command::run(Path::new("/bin/sh"), &["-c", line.as_str()], &[], COMMAND).await
+    };
+    rig.say(&done.to_string());
+    done.expect(0)
+}
+
+async fn ask(rig: &Rig, node: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+    let address = rig.lab.layout.host(node).unwrap().at(REST_PORT);
+    let answer = rest::request(address, method, path, body, COMMAND).await.unwrap();
+    (answer.status, answer.body)
+}
+
+fn log_of(rig: &Rig, node: &str) -> String {
+    fs::read_to_string(rig.lab.layout.host(node).unwrap().log()).unwrap()
+}
+
+/// A password file that any user of this test's programs may own.
+fn write_passfile(rig: &Rig, place: &Place) -> PathBuf {
+    let path = place.path("pass");
+    let text = format!("*:*:*:postgres:{}\n", rig.lab.credentials.superuser.reveal());
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&path, Some(rig.lab.user.uid), Some(rig.lab.user.gid)).unwrap();
+    path
+}
+
+fn link_programs(place: &Place, bin: &Path) {
+    for name in ["initdb", "psql"] {
+        std::os::unix::fs::symlink(bin.join(name), place.path(name)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_directories_come_from_where_the_configuration_says() {
+    if !Path::new(PGBACKREST).exists() {
+        println!("SKIPPED: there is no {PGBACKREST}; apt-get install -y pgbackrest");
+        return;
+    }
+    let place = Place::new();
+    link_programs(&place, &lab::software::find_postgres(None).unwrap());
+    let rig = Rig::start_with("rebuild", &first_cluster(&place));
+    let leader = rig.complete("dc1");
+    begun_by_command(&rig, &place, &leader).await;
+    replica_from_repository(&rig, &place, &leader).await;
+    drop(rig);
+
+    let backrest = place.backrest("{dir}/data");
+    let agent = json!({"bootstrap": {
+        "method": "pgbackrest",
+        "pgbackrest": {
+            "command": format!("{backrest} restore"), "no_params": true,
+            "recovery_conf": {
+                "restore_command": format!("{backrest} archive-get %f \"%p\""),
+                "recovery_target_name": "before",
+            },
+        },
+    }});
+    let rig = Rig::start_with("rebuild-pitr", &topology("pitr", "pg1", &agent));
+    let leader = rig.complete("dc1");
+    let found = "SELECT string_agg(i::text, ',' ORDER BY i) FROM after_bootstrap";
+    assert_eq!(rows::value(&rig.access, &rig.node(&leader), found).await.unwrap(), "1");
+    taken_over(&rig, &leader).await;
+    assert_eq!(rows::value(&rig.access, &rig.node(&leader), found).await.unwrap(), "1");
+}
+
+async fn begun_by_command(rig: &Rig, place: &Place, leader: &str) {
+    let arguments = fs::read_to_string(place.path("begin.arguments")).unwrap();
+    for word in ["--scope=rebuild-dc1", "--datadir=", "--flavour=plain"] {
+        assert!(arguments.contains(word), "{arguments}");
+    }
+    // The member whose post_bootstrap failed has stepped back, and joined the other one's cluster.
+    let failed: Vec<&str> = rig
+        .lab
+        .layout
+        .nodes()
+        .filter(|host| host.data_dir().with_extension("failed").join("PG_VERSION").exists())
+        .map(|host| host.name.as_str())
+        .collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert_ne!(failed[0], leader);
+    let log = log_of(rig, failed[0]);
+    assert!(log.contains("no licence") && log.contains("data.failed"), "{log}");
+    let sql = "SELECT count(*)::text FROM after_bootstrap";
+    assert_eq!(rows::value(&rig.access, &rig.node(leader), sql).await.unwrap(), "0");
+}
+
+async fn replica_from_repository(rig: &Rig, place: &Place, leader: &str) {
+    let host = rig.lab.layout.host(leader).unwrap();
+    let passfile = write_passfile(rig, place);
+    let backrest = format!(
+        "{} --pg1-socket-path={} --pg1-port=5432",
+        place.backrest(&host.data_dir().display().to_string()),
+        host.socket_dir().display()
+    );
+    let _ = as_lab_user(rig, &passfile, &format!("{backrest} stanza-create")).await;
+    let _ = as_lab_user(rig, &passfile, &format!("{backrest} backup")).await;
+    let client = rows::connect(&rig.access, &rig.node(leader)).await.unwrap();
+    for sql in [
+        "INSERT INTO after_bootstrap VALUES (1)",
+        "SELECT pg_create_restore_point('before')",
+        "INSERT INTO after_bootstrap VALUES (2)",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    let sql = "SELECT pg_walfile_name(pg_current_wal_lsn())";
+    let segment = rows::value(&rig.access, &rig.node(leader), sql).await.unwrap();
+    client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+    until("the archive to have everything", ROWS, async || {
+        let sql = "SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver";
+        let last = rows::value(&rig.access, &rig.node(leader), sql).await?;
+        if last >= segment { Ok(()) } else { Err(last) }
+    })
+    .await;
+
+    let nodes = rig.nodes_of("dc1");
+    let replica = nodes.iter().find(|node| *node != leader).unwrap();
+    let refused = ask(rig, leader, "POST", "/reinitialize", "").await;
+    assert_eq!(refused, (503, "I am the leader, can not reinitialize".to_owned()));
+    let before = log_of(rig, replica).len();
+    let taken = ask(rig, replica, "POST", "/reinitialize", "{}").await;
+    assert_eq!(taken, (200, "reinitialize started".to_owned()));
+    until("the copy from the repository", READY, async || {
+        let log = log_of(rig, replica)[before..].to_owned();
+        let body = ask(rig, replica, "GET", "/patroni", "").await.1;
+        let state: Value = serde_json::from_str(&body).map_err(|e| e.to_string())?;
+        let done = log.contains("filling the data directory") && state["state"] == "running";
+        if done && state["replication_state"] == "streaming" { Ok(()) } else { Err(body) }
+    })
+    .await;
+    let sql = "SELECT string_agg(i::text, ',' ORDER BY i) FROM after_bootstrap";
+    assert_eq!(rows::value(&rig.access, &rig.node(replica), sql).await.unwrap(), "1,2");
+    let log = log_of(rig, replica);
+    let last = log.rsplit("filling the data directory").next().unwrap();
+    assert!(last.contains("method=\"pgbackrest\""), "not by pgBackRest: {last}");
+    assert!(!last.contains("did not fill"), "{last}");
+}
+
+/// The agent is stopped, etcd emptied and PostgreSQL started by hand; then the agent comes back.
+async fn taken_over(rig: &Rig, node: &str) {
+    let host = rig.lab.layout.host(node).unwrap();
+    rig.signal(node, Part::Agent, Signal::TERM);
+    until("the end of agent and PostgreSQL", ROWS, async || {
+        let left = rig.lab.processes(host);
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    let store = Store::of(&rig.lab, "dc1").await;
+    let system = store.get(Leaf::Initialize).await.unwrap().0;
+    store.wipe().await;
+    let bin = &rig.lab.software.postgres_bin_dir;
+    let (data, address) = (host.data_dir(), host.address);
+    let start = format!(
+        "{}/pg_ctl -w -D {} -l {}/hand.log -o '-c listen_addresses={address}' start",
+        bin.display(),
+        data.display(),
+        host.dir.display()
+    );
+    let _ = as_lab_user(rig, Path::new("/dev/null"), &start).await;
+    rig.start_dc("dc1");
+    assert_eq!(rig.complete("dc1"), node);
+    assert_eq!(store.get(Leaf::Initialize).await.unwrap().0, system);
+    let log = log_of(rig, node);
+    for rule in ["take-over", "guard-missing"] {
+        assert!(log.contains(rule), "no {rule}: {log}");
+    }
+    // The guard holds it now.
+    assert!(rig.lab.processes(host).iter().any(|process| process.runs("node-agent-guard")));
+}

@@ -18,6 +18,13 @@ pub fn wall_us() -> i64 {
     jiff::Timestamp::now().as_microsecond()
 }
 
+/// A wall clock time as Patroni writes it: `2026-01-02T03:04:05.678901+00:00`.
+#[must_use]
+pub fn iso_offset(us: i64) -> String {
+    jiff::Timestamp::from_microsecond(us)
+        .map_or_else(|_| us.to_string(), |t| t.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string())
+}
+
 /// A wall clock time for people: ISO 8601 in UTC.
 #[must_use]
 pub fn iso(us: i64) -> String {

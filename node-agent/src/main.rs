@@ -1,10 +1,15 @@
 //! `node-agent CONFIG.yml`
 
 use clap::Parser;
-use node_agent::{grpc, rest, run::Agent, settings, telemetry};
+use node_agent::dcs::etcd::{Etcd, Login};
+use node_agent::view::Ask;
+use node_agent::{grpc, namesake, rest, run::Agent, settings, telemetry};
+use node_agent_wire::MemberName;
+use node_agent_wire::keys::ClusterPath;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::Sender;
 
 /// The agent beside one PostgreSQL.
 #[derive(Parser)]
@@ -29,7 +34,7 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(serve(settings)),
+        Ok(runtime) => runtime.block_on(serve(settings, arguments.config)),
         Err(error) => Err(format!("no runtime: {error}")),
     };
     match outcome {
@@ -41,10 +46,18 @@ fn main() -> ExitCode {
     }
 }
 
-async fn serve(settings: settings::Settings) -> Result<(), String> {
+async fn serve(settings: settings::Settings, file: PathBuf) -> Result<(), String> {
     // One crypto provider for every TLS connection of the process.
     let _set_already_is_fine = rustls::crypto::ring::default_provider().install_default();
     let config = settings.config;
+    let login = Login {
+        username: config.etcd3.username.clone().unwrap_or_default(),
+        password: config.etcd3.password.clone().unwrap_or_default(),
+    };
+    let dcs = Etcd::new(&config.etcd3.endpoints(), login);
+    let path = ClusterPath::new(&config.namespace, &config.scope);
+    namesake::check(&dcs, &path, &MemberName::new(&config.name)).await?;
+    drop(dcs);
     let rest_listener = bind(&config.restapi.listen).await?;
     let grpc_server = match &config.grpc {
         Some(grpc) => {
@@ -53,8 +66,8 @@ async fn serve(settings: settings::Settings) -> Result<(), String> {
         }
         None => None,
     };
-    let (agent, handle) = Agent::new(config).await.map_err(|e| e.to_string())?;
-    let stop = stop_signal()?;
+    let (agent, handle) = Agent::new(config, file).await.map_err(|e| e.to_string())?;
+    let stop = stop_signal(handle.asks.clone())?;
     let (down, _) = tokio::sync::watch::channel(false);
     let downed = || {
         let mut down = down.subscribe();
@@ -80,9 +93,8 @@ async fn bind(address: &str) -> Result<tokio::net::TcpListener, String> {
     })
 }
 
-/// Resolves on SIGTERM or SIGINT. SIGHUP does not end the agent; a reload comes with
-/// `POST /reload`.
-fn stop_signal() -> Result<impl Future<Output = ()>, String> {
+/// Resolves on SIGTERM or SIGINT. SIGHUP has the configuration file read again.
+fn stop_signal(asks: Sender<Ask>) -> Result<impl Future<Output = ()>, String> {
     let listen = |kind: SignalKind| signal(kind).map_err(|e| format!("no signal handler: {e}"));
     let mut term = listen(SignalKind::terminate())?;
     let mut int = listen(SignalKind::interrupt())?;
@@ -92,7 +104,10 @@ fn stop_signal() -> Result<impl Future<Output = ()>, String> {
             tokio::select! {
                 _ = term.recv() => return,
                 _ = int.recv() => return,
-                _ = hup.recv() => tracing::info!("SIGHUP: the file is read at the next start"),
+                // A full queue can only be full of requests that wake the loop as well.
+                _ = hup.recv() => if asks.try_send(Ask::Reload).is_err() {
+                    tracing::warn!("SIGHUP: the loop is busy; send it again");
+                },
             }
         }
     })

@@ -93,6 +93,10 @@ pub struct Memory {
     pub request: Option<Request>,
     /// How long the requested restart may take.
     pub restart_timeout: Option<Duration>,
+    /// The dynamic configuration as last read; from the copy in the data directory at first.
+    pub dynamic: Option<serde_json::Map<String, serde_json::Value>>,
+    /// What that copy holds.
+    pub dynamic_cached: Option<serde_json::Map<String, serde_json::Value>>,
     /// A restart that is planned for later.
     pub planned: Option<Planned>,
     /// What is remembered of slots.
@@ -312,6 +316,12 @@ fn take_read(
     memory.unknown_since = Boot(u64::MAX);
     memory.dcs_last_seen_s = clock::wall_us() / 1_000_000;
     let view = cluster::read(sources.path, &raw, &memory.config);
+    if let Some(object) = cluster::config_object(sources.path, &raw) {
+        memory.dynamic = Some(object);
+    }
+    if let Some(object) = cluster::config_object(sources.path, &raw) {
+        memory.dynamic = Some(object);
+    }
     memory.raw = Arc::new(raw);
     if memory.config != view.config {
         for warning in &view.config.warnings {

@@ -15,6 +15,7 @@ use node_agent_wire::MemberName;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::FailsafeMode;
 use node_agent_wire::failsafe::FailsafePing;
+use node_agent_wire::history::{self, TimelineHistory};
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::{MemberData, Role, state};
 use node_agent_wire::position::PrimarySeen;
@@ -172,7 +173,6 @@ pub fn leader_writes(
     path: &ClusterPath,
     observed: &Observed,
     cluster: &Cluster,
-    raw: &RawCluster,
     bootstrap_config: &Map<String, Value>,
 ) -> Vec<Write> {
     let mut writes = Vec::new();
@@ -194,19 +194,43 @@ pub fn leader_writes(
     if status != cluster.status {
         writes.push(put(Leaf::Status, status.to_json()));
     }
-    if let Some(own) = observed.own_history.as_ref().filter(|_| !running.in_recovery) {
-        let known = cluster.history.as_ref().is_some_and(|h| h.same_past(own));
-        let empty = own.ancestors.is_empty() && cluster.history.is_none();
-        if !known && !empty {
-            let before = raw.keys.get(&path.key(Leaf::History));
-            let before = before.and_then(|k| serde_json::from_slice(&k.value).ok());
-            let when = clock::iso(observed.wall_us);
-            let name = observed.me.name.as_str();
-            let rows = own.to_rows(before.as_ref(), "promoted", &when, name);
-            writes.push(put(Leaf::History, rows.to_string()));
-        }
-    }
     writes
+}
+
+/// The local history, when the primary's `history` key does not tell the same: its last rows, as
+/// many as are kept, with time and leader in the last one (contract A.4).
+#[must_use]
+pub fn stale_history<'a>(observed: &'a Observed, cluster: &Cluster) -> Option<&'a TimelineHistory> {
+    let Postgres::Running(running) = &observed.postgres else { return None };
+    let own = observed.own_history.as_ref().filter(|h| h.timeline == running.timeline)?;
+    if running.in_recovery || (own.ancestors.is_empty() && cluster.history.is_none()) {
+        return None;
+    }
+    let kept = usize::try_from(cluster.config.max_timelines_history).unwrap_or(0);
+    let known = cluster.history.as_ref().is_some_and(|key| own.is_told_by(key, kept));
+    (!known).then_some(own)
+}
+
+/// The key as it is to be written. `file`: the text of the local history file, and when it was
+/// made, microseconds since the Unix epoch.
+#[must_use]
+pub fn history(
+    path: &ClusterPath,
+    observed: &Observed,
+    own: &TimelineHistory,
+    raw: &RawCluster,
+    file: Option<&(String, i64)>,
+) -> Write {
+    let key = path.key(Leaf::History);
+    let before = raw.keys.get(&key).and_then(|k| serde_json::from_slice(&k.value).ok());
+    let (text, made_at_us) = file.map_or(("", observed.wall_us), |(text, at)| (text.as_str(), *at));
+    let news = history::News {
+        reasons: history::reasons(text),
+        timestamp: clock::iso_offset(made_at_us),
+        leader: observed.me.name.as_str(),
+        kept: usize::try_from(observed.config.max_timelines_history).unwrap_or(0),
+    };
+    Write::put(key, own.to_rows(before.as_ref(), &news).to_string())
 }
 
 /// `failsafe`: every member with the address of its REST API (contract A.4).

@@ -10,27 +10,28 @@ use crate::failsafe::{Desk, Question};
 use crate::jobs::{Jobs, Outcome, Tools};
 use crate::keeper::{Keeper, KeeperSetup};
 use crate::link::Links;
+use crate::memory::{me, remember};
 use crate::message::Messenger;
-use crate::observe::{Beats, Memory, Sources, WalRate, observe};
+use crate::observe::{Beats, Memory, Sources, observe};
 use crate::peers::Peers;
 use crate::plans;
 use crate::postgres::{Server, StopMode};
 use crate::publish;
+use crate::reload::{Reloaded, reload};
+use crate::settings;
 use crate::stall_watch::watch_stalls;
 use crate::view::{Ask, Handle, View};
 use crate::watch::watch_cluster;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
-use node_agent_core::observed::{JobKind, Me, Observed, Request};
+use node_agent_core::observed::{JobKind, Observed, Request};
 use node_agent_core::postgres::Postgres;
-use node_agent_core::slots::SlotMemory;
+use node_agent_core::rule::Rule;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::keys::ClusterPath;
-use node_agent_wire::member::{barred, priority, replicatefrom};
-use node_agent_wire::yaml::truth;
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -56,6 +57,10 @@ pub struct Agent {
     last_line: String,
     question: Option<Question>,
     passes: u64,
+    /// Read again by a reload.
+    file: PathBuf,
+    /// A pass has found this node to be part of the cluster.
+    joined: bool,
 }
 
 /// The agent could not begin.
@@ -70,11 +75,11 @@ pub enum StartError {
 }
 
 impl Agent {
-    /// Makes the agent and its first view; nothing runs yet.
+    /// Makes the agent and its first view; nothing runs yet. `file`: what a reload reads.
     ///
     /// # Errors
     /// When PostgreSQL's programs or directories can't be used.
-    pub async fn new(config: LocalConfig) -> Result<(Self, Handle), StartError> {
+    pub async fn new(config: LocalConfig, file: PathBuf) -> Result<(Self, Handle), StartError> {
         let config = Arc::new(config);
         let server = Arc::new(Server::new(&config)?);
         let endpoints = config.etcd3.endpoints();
@@ -86,7 +91,8 @@ impl Agent {
         let dcs = Arc::new(Mirrored { store, mirror: Arc::new(Mirror::default()) });
         let path = ClusterPath::new(&config.namespace, &config.scope);
         let wake = Arc::new(Notify::new());
-        let dynamic = Dynamic::read(&config.bootstrap.dcs);
+        let cached = server.cached_dynamic();
+        let dynamic = Dynamic::read(cached.as_ref().unwrap_or(&config.bootstrap.dcs));
         let setup = KeeperSetup {
             connect: Box::new(move || Box::new(Etcd::new(&endpoints, login))),
             path: path.clone(),
@@ -109,7 +115,7 @@ impl Agent {
         };
         let failsafe = tools.failsafe.clone();
         server.abandon_unfinished().await?;
-        let memory = remember(&config, dynamic);
+        let memory = Memory { dynamic: cached, ..remember(&config, dynamic) };
         let mut hands = Hands {
             config: config.clone(),
             dcs: dcs.clone(),
@@ -145,6 +151,8 @@ impl Agent {
             last_line: String::new(),
             question: None,
             passes: 0,
+            file,
+            joined: false,
         };
         Ok((agent, handle))
     }
@@ -176,6 +184,9 @@ impl Agent {
                 version.abort();
                 return Err(self.last_line);
             }
+            if let Some(why) = self.stranger() {
+                return Err(why);
+            }
             let server = self.hands.tools.server.clone();
             tokio::select! {
                 () = &mut stop => break,
@@ -194,6 +205,9 @@ impl Agent {
 
     async fn asked(&mut self, ask: Option<Ask>) {
         let Some(ask) = ask else { return };
+        if let Ask::Reload = ask {
+            return self.reload();
+        }
         if let Ask::Reinitialize { force, from_leader, reply } = ask {
             let busy =
                 if force { self.hands.jobs.cancel_copy().await } else { self.hands.jobs.current() };
@@ -207,6 +221,36 @@ impl Agent {
         if let Some(reply) = plans::take(&mut self.memory, busy, ask) {
             self.hands.restart_reply = Some(reply);
         }
+    }
+
+    fn reload(&mut self) {
+        let read = match settings::read(&self.file) {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::error!(%error, "the configuration file is not taken over");
+                return;
+            }
+        };
+        let Reloaded { config, held_back } = reload(&self.hands.config, read.config);
+        for key in held_back {
+            tracing::warn!(key, "this change needs a restart of the agent");
+        }
+        self.memory.me = me(&config);
+        self.hands.config = Arc::new(config);
+        tracing::info!(file = %self.file.display(), "the configuration file is read again");
+    }
+
+    /// Before this node has ever been part of the cluster: its data directory is another cluster's,
+    /// and PostgreSQL does not write. Later, and in maintenance mode, the agent stays and says so.
+    fn stranger(&mut self) -> Option<String> {
+        let view = self.view.borrow();
+        let foreign = view.rule == Rule::ForeignSystem;
+        self.joined |= !foreign && view.cluster().is_some();
+        let settled = !view.observed.postgres.may_write()
+            && !view.observed.config.pause
+            && !view.observed.holds_lease()
+            && self.hands.jobs.current().is_none();
+        (foreign && settled && !self.joined).then(|| view.why.clone())
     }
 
     /// One pass; how long to wait before the next one at the latest.
@@ -265,6 +309,7 @@ impl Agent {
         self.hands.apply(&mut self.memory, &observed, decision).await;
         if observed.cluster.known().is_some() {
             self.put_member(&observed, &member).await;
+            self.hands.cache_dynamic(&mut self.memory).await;
         }
         if at_once { Duration::from_millis(10) } else { pause }
     }
@@ -429,43 +474,6 @@ async fn read_cluster(
     });
     let deadline = timing.retry_timeout.min(left.unwrap_or(timing.retry_timeout));
     hands.dcs.cluster(hands.path.prefix(), anew, deadline).await
-}
-
-fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
-    Memory {
-        started_at: clock::boot(),
-        me: Me {
-            name: member_name(config),
-            nofailover: barred(&config.tags, "nofailover", "failover_priority"),
-            failover_priority: priority(&config.tags, "failover_priority"),
-            may_bootstrap: !config.federation.standby,
-            nostream: config.tags.get("nostream").and_then(truth).unwrap_or(false),
-            replicatefrom: replicatefrom(&config.tags),
-        },
-        config: dynamic,
-        raw: Arc::default(),
-        last_leader: None,
-        poll: None,
-        last_record: None,
-        unknown_since: Boot(u64::MAX),
-        tried: false,
-        members: BTreeMap::new(),
-        sync_names: None,
-        start_failures: 0,
-        stopped_by_us: false,
-        stand_back_until: None,
-        sync_names_set_at: None,
-        stalls: Arc::default(),
-        request: None,
-        restart_timeout: None,
-        planned: None,
-        slots: SlotMemory::default(),
-        own_history: None,
-        data_generation: 0,
-        found_running: true,
-        dcs_last_seen_s: 0,
-        wal: WalRate::default(),
-    }
 }
 
 /// The view that is shown before the first pass has acted: facts only.

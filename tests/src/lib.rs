@@ -10,10 +10,12 @@
 
 pub mod agent_log;
 pub mod command;
+pub mod divergence;
 pub mod federation;
 pub mod federator;
 pub mod isolation;
 pub mod patience;
+pub mod patronictl;
 pub mod programs;
 pub mod repository;
 pub mod rest;

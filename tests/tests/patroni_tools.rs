@@ -5,95 +5,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use federator_tests::command::{self, Finished};
 use federator_tests::patience::until;
-use federator_tests::programs;
+use federator_tests::patronictl::{Tool, install};
 use federator_tests::rig::{READY, ROWS, Rig, assert_nothing_lost};
 use federator_tests::rows;
-use lab::render::{NAMESPACE, scope};
-use serde_json::{Value, json};
-
-/// How long an installation may take.
-const INSTALL: Duration = Duration::from_secs(300);
-/// How long one command may take.
-const COMMAND: Duration = Duration::from_secs(90);
-/// Patroni imports a driver of PostgreSQL even where it does not need one.
-const PACKAGE: &str = "patroni[etcd3,psycopg3]";
-/// What pip says when there is no way to the index.
-const NO_WAY: [&str; 7] = [
-    "No matching distribution",
-    "Could not find a version",
-    "Failed to establish a new connection",
-    "Temporary failure in name resolution",
-    "ReadTimeoutError",
-    "ConnectTimeoutError",
-    "ProxyError",
-];
-
-/// `patronictl`, installed now or earlier; why not, when PyPI cannot be reached.
-async fn install() -> Result<PathBuf, String> {
-    let place = programs::cache("patroni");
-    let (program, done) = (place.join("bin/patronictl"), place.join("installed"));
-    if fs::read_to_string(&done).is_ok_and(|package| package == PACKAGE) {
-        return Ok(program);
-    }
-    if place.exists() {
-        fs::remove_dir_all(&place).unwrap();
-    }
-    fs::create_dir_all(place.parent().unwrap()).unwrap();
-    let venv = [Path::new("-m"), Path::new("venv"), &place];
-    let _ = command::run(Path::new("python3"), &venv, &[], INSTALL).await.expect(0);
-    let pip = place.join("bin/pip");
-    let wanted = ["install", "--quiet", "--disable-pip-version-check", PACKAGE];
-    let installed = command::run(&pip, &wanted, &[], INSTALL).await;
-    if installed.code != Some(0) {
-        let said = installed.said();
-        assert!(NO_WAY.iter().any(|words| said.contains(words)), "{installed}");
-        return Err(said);
-    }
-    fs::write(&done, PACKAGE).unwrap();
-    Ok(program)
-}
-
-struct Tool<'a> {
-    rig: &'a Rig,
-    program: PathBuf,
-    config: String,
-    scope: String,
-}
-
-impl<'a> Tool<'a> {
-    fn of(rig: &'a Rig, program: PathBuf) -> Self {
-        let dc = &rig.lab.topology.datacenters[0].name;
-        let scope = scope(&rig.lab.topology, dc);
-        let etcd = rig.lab.layout.etcd_endpoints(dc);
-        let config = json!({
-            "scope": scope, "namespace": NAMESPACE, "etcd3": {"hosts": etcd[0].to_string()},
-        });
-        let file = rig.lab.layout.dir.join("patronictl.yml");
-        // JSON is YAML.
-        fs::write(&file, config.to_string()).unwrap();
-        Self { rig, program, config: file.to_string_lossy().into_owned(), scope }
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Finished {
-        let config = ["-c", self.config.as_str()];
-        let line: Vec<&str> = config.into_iter().chain(arguments.iter().copied()).collect();
-        let done = command::run(&self.program, &line, &[("COLUMNS", "200")], COMMAND).await;
-        self.rig.say(&done.to_string());
-        done.expect(0)
-    }
-
-    async fn members(&self) -> Vec<Value> {
-        let listed = self.run(&["list", "-f", "json"]).await;
-        let members: Value = serde_json::from_str(&listed.stdout).unwrap();
-        members.as_array().unwrap().clone()
-    }
-}
+use serde_json::Value;
 
 fn leader_of(members: &[Value]) -> String {
     let found = members.iter().find(|member| member["Role"] == "Leader");

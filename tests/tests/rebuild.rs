@@ -169,7 +169,7 @@ async fn data_directories_come_from_where_the_configuration_says() {
         return;
     }
     let place = Place::new();
-    link_programs(&place, &lab::software::find_postgres(None).unwrap());
+    link_programs(&place, &lab::software::find_postgres(None, None).unwrap());
     let rig = Rig::start_with("rebuild", &first_cluster(&place));
     let leader = rig.complete("dc1");
     begun_by_command(&rig, &place, &leader).await;

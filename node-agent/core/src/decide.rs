@@ -88,7 +88,11 @@ fn foreign(observed: &Observed, why: &str) -> Decision {
         observed.config.timing.loop_wait,
         "an operator",
     );
-    if observed.postgres.may_write() {
+    // In maintenance mode of a plain cluster it is left alone: it is no second primary of this one.
+    let left = observed.cluster.known().is_some_and(|cluster| {
+        cluster.config.pause && cluster.record == crate::observed::RecordView::Absent
+    });
+    if observed.postgres.may_write() && !left {
         let leads = observed.holds_lease();
         let mode = if leads { DemotionMode::Leave } else { DemotionMode::Offline };
         return wait.act(Act::Demote(mode));

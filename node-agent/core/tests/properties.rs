@@ -192,7 +192,8 @@ fn check_stopping(o: &Observed, decision: &Decision) {
     let allowed = datacenter_may_write(o, cluster);
     let own_key = cluster.leader.as_ref() == Some(&o.me.name);
     if foreign(o, cluster) {
-        assert!(demotes(decision));
+        let plain = matches!(cluster.record, RecordView::Absent);
+        assert_eq!(demotes(decision), !(cluster.config.pause && plain));
     } else if !allowed {
         // A fence, another primary, a later epoch: whoever has the key, and in pause too.
         assert!(demotes(decision), "writes without the right");

@@ -99,6 +99,19 @@ impl Hands {
         settings
     }
 
+    /// Keeps the copy of the dynamic configuration in the data directory up to date.
+    pub async fn cache_dynamic(&self, memory: &mut Memory) {
+        if memory.dynamic == memory.dynamic_cached {
+            return;
+        }
+        let Some(object) = &memory.dynamic else { return };
+        match self.tools.server.cache_dynamic(object).await {
+            Ok(true) => memory.dynamic_cached.clone_from(&memory.dynamic),
+            Ok(false) => {}
+            Err(error) => told(Err::<(), _>(error), "copying the dynamic configuration"),
+        }
+    }
+
     fn deadline(observed: &Observed) -> Duration {
         observed.config.timing.retry_timeout
     }

@@ -202,8 +202,12 @@ impl Hands {
 
     async fn publish_leader(&self, memory: &Memory, observed: &Observed, cluster: &Cluster) {
         let (path, raw) = (&self.path, &memory.raw);
-        let bootstrap = &self.config.bootstrap.dcs;
-        let writes = publish::leader_writes(path, observed, cluster, raw, bootstrap);
+        let config = memory.dynamic.as_ref().unwrap_or(&self.config.bootstrap.dcs);
+        let mut writes = publish::leader_writes(path, observed, cluster, config);
+        if let Some(own) = publish::stale_history(observed, cluster) {
+            let file = self.tools.server.history_file(own.timeline);
+            writes.push(publish::history(path, observed, own, raw, file.as_ref()));
+        }
         if writes.is_empty() {
             return;
         }

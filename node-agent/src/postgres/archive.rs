@@ -2,7 +2,7 @@
 //! archive would have a gap.
 
 use super::command::Tool;
-use super::{Error, Server, conf, files};
+use super::{Error, Server, files};
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Server {
         let text = Tool::new(&self.places.program("postgres"))
             .arg("-D")
             .arg(data_dir)
-            .arg(format!("--config-file={}", self.places.data(conf::CONF).display()))
+            .arg(format!("--config-file={}", self.places.main_conf().display()))
             .arg("-C")
             .arg(name)
             .output(SETTING_DEADLINE)

@@ -4,9 +4,10 @@ use super::command::Tool;
 use super::conf::conninfo_value;
 use super::method::{ConfiguredCommand, CopyMethod};
 use super::process::Postmaster;
-use super::{Error, Server, bootstrap, conf, control, files, passfile};
+use super::{Error, Server, bootstrap, conf, connection, control, files, passfile};
 use node_agent_core::directory::Progress;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A copied one is another server's.
@@ -85,15 +86,22 @@ impl Server {
         }
     }
 
-    /// A connection string without a password, for libpq with the password file.
-    fn source_conninfo(&self, (host, port): (&str, u16)) -> Result<String, Error> {
-        let user = &self.places.replication()?.username;
-        Ok(format!(
-            "host={} port={port} user={} sslmode=prefer application_name={}",
+    /// A connection string without a password or another secret, for libpq with the password file;
+    /// and the service file, where there is one.
+    async fn source_conninfo(
+        &self,
+        (host, port): (&str, u16),
+    ) -> Result<(String, Option<PathBuf>), Error> {
+        let user = self.places.replication()?;
+        let given = connection::for_program(&self.places, user, self.major().await?).await?;
+        let conninfo = format!(
+            "host={} port={port} user={} {} application_name={}",
             conninfo_value(host),
-            conninfo_value(user),
+            conninfo_value(&user.username),
+            given.conninfo,
             conninfo_value(APPLICATION_NAME)
-        ))
+        );
+        Ok((conninfo, given.service_file))
     }
 
     fn make_private_dir(&self) -> Result<(), Error> {
@@ -112,6 +120,7 @@ impl Server {
         deadline: Duration,
     ) -> Result<(), Error> {
         self.make_private_dir()?;
+        let (conninfo, service_file) = self.source_conninfo(source).await?;
         let mut tool = Tool::new(&self.places.program("pg_basebackup"))
             .arg("--pgdata")
             .arg(&self.places.data_dir)
@@ -119,8 +128,9 @@ impl Server {
             .arg("--checkpoint=fast")
             .arg("--no-password")
             .arg("--progress")
-            .arg(format!("--dbname={}", self.source_conninfo(source)?))
-            .env("PGPASSFILE", &self.places.pgpass);
+            .arg(format!("--dbname={conninfo}"))
+            .env("PGPASSFILE", &self.places.pgpass)
+            .env("PGSERVICEFILE", service_file.unwrap_or_default());
         for option in options {
             tool = tool.arg(option);
         }
@@ -146,7 +156,14 @@ impl Server {
             tool = tool.arg(option);
         }
         if !command.no_params {
-            let conninfo = source.map(|s| self.source_conninfo(s)).transpose()?;
+            let conninfo = match source {
+                Some(source) => {
+                    let (conninfo, service_file) = self.source_conninfo(source).await?;
+                    tool = tool.env("PGSERVICEFILE", service_file.unwrap_or_default());
+                    Some(conninfo)
+                }
+                None => None,
+            };
             let dbname =
                 |c: String| format!("dbname={} {c}", conninfo_value(&self.places.database));
             tool = tool

@@ -269,7 +269,7 @@ impl Server {
         if self.places.own_hba || self.places.bootstrap_hba.is_empty() {
             return Ok(());
         }
-        let path = self.places.data(conf::HBA);
+        let path = self.places.config_dir.join(conf::HBA);
         let mut text = files::read(&path)?.unwrap_or_default();
         for line in &self.places.bootstrap_hba {
             text.push_str(line.trim_end());

@@ -27,6 +27,12 @@ impl Server {
                 left_out.push(name.clone());
             }
         }
+        for name in settings.recovery_conf.keys() {
+            if !self.knows(name).await? {
+                known.recovery_conf.remove(name);
+                left_out.push(name.clone());
+            }
+        }
         let mut memory = self.memory();
         for name in left_out.iter().filter(|name| !memory.left_out.contains(name)) {
             tracing::warn!(

@@ -12,10 +12,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-pub(super) const CONF: &str = "postgresql.conf";
-pub(super) const BASE: &str = "postgresql.base.conf";
 pub(super) const AUTO: &str = "postgresql.auto.conf";
 pub(super) const HBA: &str = "pg_hba.conf";
+pub(super) const IDENT: &str = "pg_ident.conf";
 pub(super) const UPSTREAM: &str = "node-agent.upstream.conf";
 pub(super) const SYNC: &str = "node-agent.sync.conf";
 pub(super) const STANDBY_SIGNAL: &str = "standby.signal";
@@ -57,17 +56,35 @@ fn setting(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "{name} = {}", quoted(value));
 }
 
+/// Where the files are that `postgresql.conf` speaks of.
+pub(super) struct Around<'a> {
+    /// What stands under the agent's settings: the file from before, or `custom_conf`.
+    pub(super) base: &'a Path,
+    /// The data directory, where it is not the directory of `postgresql.conf`.
+    pub(super) data_dir: Option<&'a Path>,
+    /// `pg_hba.conf` and `pg_ident.conf`, where the server would not find them by itself.
+    pub(super) access: Option<(&'a Path, &'a Path)>,
+}
+
 /// `postgresql.conf`.
-pub(super) fn postgresql_conf(settings: &Effective) -> String {
+pub(super) fn postgresql_conf(settings: &Effective, around: &Around<'_>) -> String {
     let mut text = HEADER.to_owned();
-    let _ = writeln!(text, "include_if_exists {}", quoted(BASE));
+    let _ = writeln!(text, "include_if_exists {}", quoted(&around.base.to_string_lossy()));
+    if let Some((hba, ident)) = around.access {
+        for (name, path) in [("hba_file", hba), ("ident_file", ident)] {
+            if !settings.parameters.contains_key(name) {
+                setting(&mut text, name, &path.to_string_lossy());
+            }
+        }
+    }
     // Those of the command line stand here too: a reload would otherwise find another value in the
     // file and mark them as waiting for a restart.
     for (name, value) in settings.command_line.iter().chain(&settings.parameters) {
         setting(&mut text, name, value);
     }
     for file in [UPSTREAM, SYNC] {
-        let _ = writeln!(text, "include_if_exists {}", quoted(file));
+        let path = around.data_dir.map_or_else(|| file.into(), |dir| dir.join(file));
+        let _ = writeln!(text, "include_if_exists {}", quoted(&path.to_string_lossy()));
     }
     text
 }
@@ -80,6 +97,11 @@ pub(super) fn pg_hba(lines: &[String]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// `pg_ident.conf`.
+pub(super) fn pg_ident(lines: &[String]) -> String {
+    pg_hba(lines)
 }
 
 /// The file that sets `synchronous_standby_names`.
@@ -97,6 +119,8 @@ pub(super) struct Receiver<'a> {
     pub(super) user: &'a str,
     /// Where its password is.
     pub(super) passfile: &'a Path,
+    /// More of its parameters, `sslmode` among them.
+    pub(super) connection: Vec<(String, String)>,
 }
 
 /// The hosts of an upstream, in order.
@@ -118,14 +142,10 @@ pub(super) fn primary_conninfo(upstream: &Upstream, receiver: &Receiver<'_>) -> 
     let ports: Vec<String> = hosts.iter().map(|(_, port)| port.to_string()).collect();
     let passfile = receiver.passfile.to_string_lossy();
     let (hosts, ports) = (names.join(","), ports.join(","));
-    let mut pairs = vec![
-        ("user", receiver.user),
-        ("passfile", &passfile),
-        ("host", &hosts),
-        ("port", &ports),
-        ("sslmode", "prefer"),
-        ("application_name", receiver.name),
-    ];
+    let mut pairs =
+        vec![("user", receiver.user), ("passfile", &passfile), ("host", &hosts), ("port", &ports)];
+    pairs.extend(receiver.connection.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+    pairs.push(("application_name", receiver.name));
     if matches!(upstream, Upstream::Remote { .. }) {
         pairs.push(("target_session_attrs", "read-write"));
     }
@@ -156,6 +176,9 @@ pub(super) fn upstream_conf(
     setting(&mut text, "recovery_target_timeline", "latest");
     for name in ["", "_name", "_time", "_xid", "_lsn"] {
         setting(&mut text, &format!("recovery_target{name}"), "");
+    }
+    for (name, value) in &settings.recovery_conf {
+        setting(&mut text, name, value);
     }
     let remote = matches!(upstream, Upstream::Remote { .. } | Upstream::Archive { of: None });
     let archive = [
@@ -207,7 +230,7 @@ pub(super) fn read_upstream(text: &str) -> Option<Upstream> {
 }
 
 /// Set in `postgresql.auto.conf` these would win over the agent's files.
-fn is_recovery_parameter(name: &str) -> bool {
+pub(super) fn is_recovery_parameter(name: &str) -> bool {
     name.starts_with("recovery_")
         || matches!(
             name,

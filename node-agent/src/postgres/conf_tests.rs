@@ -3,7 +3,12 @@
 use super::*;
 
 fn receiver() -> Receiver<'static> {
-    Receiver { name: "pg-1", user: "rep", passfile: Path::new("/v/it's") }
+    Receiver {
+        name: "pg-1",
+        user: "rep",
+        passfile: Path::new("/v/it's"),
+        connection: vec![("sslmode".into(), "prefer".into())],
+    }
 }
 
 fn member() -> Upstream {
@@ -29,7 +34,8 @@ fn what_a_restore_left_of_recovery_is_kept() {
 fn the_main_file_includes_and_quotes() {
     let mut settings = Effective::default();
     settings.parameters.insert("a.b".into(), "it's \\ x\ny".into());
-    let text = postgresql_conf(&settings);
+    let around = Around { base: Path::new("postgresql.base.conf"), data_dir: None, access: None };
+    let text = postgresql_conf(&settings, &around);
     assert!(is_ours(&text) && !is_ours("# PostgreSQL"));
     let lines: Vec<&str> = text.lines().skip(2).collect();
     assert_eq!(

@@ -248,12 +248,17 @@ impl Server {
         let (mut stopped_at, mut complete) = (String::new(), true);
         let mut kept_segments = Vec::new();
         for stretch in &stretches {
+            let beyond = self.segments_of(stretch, segment_bytes)?;
+            if stretch.end.is_none() && beyond.is_empty() {
+                // It stopped at the end of a segment: there is no file to read from.
+                continue;
+            }
             if let Some(reason) = self.read_wal(stretch, &mut tally).await? {
                 complete = false;
                 stopped_at = reason;
             }
             if let Some(directory) = &keep_in {
-                kept_segments.extend(self.keep_wal(directory, stretch, segment_bytes).await?);
+                kept_segments.extend(self.keep_wal(directory, beyond).await?);
             }
         }
         let end = tally.end.unwrap_or(fork).max(fork);
@@ -354,16 +359,16 @@ impl Server {
         }
     }
 
-    async fn keep_wal(
-        &self,
-        directory: &Path,
-        stretch: &Stretch,
-        segment_bytes: u64,
-    ) -> Result<Vec<String>, Error> {
+    /// The files that hold anything of the stretch, or come after it on its timeline.
+    fn segments_of(&self, stretch: &Stretch, segment_bytes: u64) -> Result<Vec<String>, Error> {
         let wal = self.places.data("pg_wal");
         let entries = std::fs::read_dir(&wal).map_err(files::failed("read", &wal))?;
         let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
-        let names = segments_from(names, stretch.timeline, stretch.start, segment_bytes);
+        Ok(segments_from(names, stretch.timeline, stretch.start, segment_bytes))
+    }
+
+    async fn keep_wal(&self, directory: &Path, names: Vec<String>) -> Result<Vec<String>, Error> {
+        let wal = self.places.data("pg_wal");
         let (to, kept) = (directory.to_owned(), names.clone());
         tokio::task::spawn_blocking(move || keep(&wal, &to, &kept))
             .await

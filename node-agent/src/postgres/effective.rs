@@ -5,6 +5,7 @@ use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::{Dynamic, SynchronousMode};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Merged settings of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +16,12 @@ pub struct Effective {
     pub parameters: BTreeMap<String, String>,
     /// The whole of `pg_hba.conf`; `None` leaves the file alone.
     pub pg_hba: Option<Vec<String>>,
+    /// The whole of `pg_ident.conf`; `None` leaves the file alone.
+    pub pg_ident: Option<Vec<String>>,
+    /// Stands under the settings in place of what was there before the agent.
+    pub custom_conf: Option<PathBuf>,
+    /// `recovery_conf` without what the agent sets itself; in force while the server is a standby.
+    pub recovery_conf: BTreeMap<String, String>,
     /// A standby of a member uses the slot of its own name there.
     pub use_slots: bool,
     /// From `standby_cluster`: fetches WAL from an archive.
@@ -73,6 +80,28 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// The lines of a file.
+fn lines(value: &Value) -> Option<Vec<String>> {
+    let lines = value.as_array()?.iter().filter_map(Value::as_str);
+    Some(lines.map(ToOwned::to_owned).collect())
+}
+
+/// A size in PostgreSQL's units, a bare number counting megabytes; `None` for no size.
+fn megabytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().ok()?;
+    match unit.trim() {
+        "" | "MB" => Some(number),
+        "B" => Some(number / 1024 / 1024),
+        "kB" => Some(number / 1024),
+        "GB" => number.checked_mul(1024),
+        "TB" => number.checked_mul(1024 * 1024),
+        _ => None,
+    }
+}
+
 fn boolean(text: &str) -> Option<&'static str> {
     match text.to_ascii_lowercase().as_str() {
         "on" | "true" | "yes" | "1" => Some("on"),
@@ -103,6 +132,11 @@ impl Effective {
     pub fn merge(local: &LocalConfig, dynamic: &Dynamic) -> Self {
         let mut merged = Self {
             pg_hba: local.postgresql.pg_hba.clone().or_else(|| dynamic.pg_hba.clone()),
+            pg_ident: local.postgresql_setting(dynamic, "pg_ident").and_then(lines),
+            custom_conf: local
+                .postgresql_setting(dynamic, "custom_conf")
+                .and_then(Value::as_str)
+                .map(PathBuf::from),
             use_slots: dynamic.use_slots,
             ..Self::default()
         };
@@ -119,6 +153,7 @@ impl Effective {
             }
             merged.recovery_min_apply_delay.clone_from(&standby.recovery_min_apply_delay);
         }
+        merged.recover(local, dynamic);
         merged.own(local, dynamic);
         merged.take("the dynamic configuration", &dynamic.parameters, false);
         merged.take("the local configuration", &local.postgresql.parameters, true);
@@ -133,6 +168,32 @@ impl Effective {
             );
         }
         merged
+    }
+
+    /// `recovery_conf` (contract C.6): what the agent sets itself is left out, and what
+    /// `standby_cluster` says wins.
+    fn recover(&mut self, local: &LocalConfig, dynamic: &Dynamic) {
+        let given = local.postgresql_setting(dynamic, "recovery_conf").and_then(Value::as_object);
+        for (name, value) in given.into_iter().flatten() {
+            let lower = name.to_ascii_lowercase();
+            let agents = lower.starts_with("recovery_target")
+                || matches!(
+                    lower.as_str(),
+                    "primary_conninfo" | "primary_slot_name" | "standby_mode"
+                );
+            let said = match lower.as_str() {
+                "restore_command" => self.restore_command.is_some(),
+                "archive_cleanup_command" => self.archive_cleanup_command.is_some(),
+                "recovery_min_apply_delay" => self.recovery_min_apply_delay.is_some(),
+                _ => false,
+            };
+            if agents {
+                self.warnings
+                    .push(format!("recovery_conf.{name} has no effect: the agent sets it"));
+            } else if !said && let Some(text) = text(value) {
+                self.recovery_conf.insert(lower, text);
+            }
+        }
     }
 
     fn own(&mut self, local: &LocalConfig, dynamic: &Dynamic) {
@@ -192,7 +253,17 @@ impl Effective {
         let segments = given("wal_keep_segments")
             .and_then(|t| t.parse::<u64>().ok())
             .map(|n| format!("{}MB", n.max(1).saturating_mul(16)));
-        let value = given("wal_keep_size").or(segments).unwrap_or_else(|| "128MB".to_owned());
+        let size = given("wal_keep_size").filter(|size| {
+            let usable = megabytes(size).is_some_and(|mb| mb >= 16);
+            if !usable {
+                self.warnings.push(format!(
+                    "postgresql.parameters.wal_keep_size {size} is not usable: at least 16MB; \
+                     the default is used"
+                ));
+            }
+            usable
+        });
+        let value = size.or(segments).unwrap_or_else(|| "128MB".to_owned());
         self.parameters.insert("wal_keep_size".to_owned(), value);
     }
 }
@@ -250,6 +321,39 @@ mod tests {
         assert_eq!(e.command_line["port"], "5432");
         // max_connections (local), port, max_wal_senders, hot_standby.
         assert_eq!(e.warnings.len(), 4, "{:?}", e.warnings);
+    }
+
+    #[test]
+    fn recovery_settings_of_the_agent_and_of_a_standby_cluster_win() {
+        let mut config = config(Path::new("/x"));
+        config.postgresql.other = serde_json::from_value(json!({
+            "recovery_conf": {"restore_command": "local %f", "recovery_target_time": "now",
+                "recovery_end_command": "echo", "primary_conninfo": "x"},
+            "pg_ident": ["map a b"], "custom_conf": "/etc/base.conf",
+        }))
+        .expect("other");
+        let plain = Effective::merge(&config, &Dynamic::default());
+        assert_eq!(plain.recovery_conf["restore_command"], "local %f");
+        assert_eq!(plain.recovery_conf.len(), 2, "{:?}", plain.recovery_conf);
+        assert_eq!(plain.warnings.len(), 2, "{:?}", plain.warnings);
+        assert_eq!(plain.pg_ident, Some(vec!["map a b".to_owned()]));
+        assert_eq!(plain.custom_conf, Some(PathBuf::from("/etc/base.conf")));
+        let standby = json!({"standby_cluster": {"host": "a", "restore_command": "theirs %f"}});
+        let standby = Dynamic::read(standby.as_object().expect("object"));
+        let merged = Effective::merge(&config, &standby);
+        assert_eq!(merged.restore_command.as_deref(), Some("theirs %f"));
+        assert!(!merged.recovery_conf.contains_key("restore_command"));
+    }
+
+    #[test]
+    fn wal_keep_size_has_a_lower_bound() {
+        for (given, used) in
+            [("16MB", "16MB"), ("8MB", "128MB"), ("2GB", "2GB"), ("32", "32"), ("x", "128MB")]
+        {
+            let parameters = json!({"parameters": {"wal_keep_size": given}});
+            let e = merge(&json!({}), &json!({"postgresql": parameters}));
+            assert_eq!(e.parameters["wal_keep_size"], used, "{given}");
+        }
     }
 
     #[test]

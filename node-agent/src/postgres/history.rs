@@ -99,6 +99,7 @@ impl Server {
             port,
             user: user.username,
             password: user.password,
+            connection: user.connection,
             database: self.places.database.clone(),
             options: "",
         }
@@ -182,6 +183,17 @@ impl Server {
         })
     }
 
+    /// The local history file of a timeline, and when it was made, microseconds since the Unix
+    /// epoch; `None` when there is none.
+    #[must_use]
+    pub fn history_file(&self, timeline: TimelineId) -> Option<(String, i64)> {
+        let path = self.places.data(&history_file(timeline)?);
+        let text = files::read(&path).ok()??;
+        let made = std::fs::metadata(&path).ok()?.modified().ok()?;
+        let since = made.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some((text, i64::try_from(since.as_micros()).ok()?))
+    }
+
     pub(super) async fn history_at_rest(&self) -> Result<TimelineHistory, Error> {
         let control = control::read(&self.places).await?.data;
         let timeline = control.timeline.max(control.min_recovery_timeline);
@@ -212,6 +224,7 @@ impl Server {
         let superuser = self.places.superuser();
         let mut target = self.remote_target(&host, port);
         (target.user, target.password) = (superuser.username, superuser.password);
+        target.connection = superuser.connection;
         if let Ok(session) = Session::connect(&target, QUERY_DEADLINE.min(deadline), deadline).await
         {
             let asked = session.execute("run a checkpoint", "CHECKPOINT", deadline).await;

@@ -6,7 +6,7 @@ use super::process::Postmaster;
 use super::session::Session;
 use super::{
     Error, POLL, QUERY_DEADLINE, Server, StartAs, StopMode, boot_now, conf, control, effective,
-    files, guard_client,
+    files, guard_client, pending,
 };
 use node_agent_core::postgres::ControlData;
 use node_agent_core::time::Boot;
@@ -66,7 +66,11 @@ impl Server {
         };
         self.write_settings(settings).await?;
         let arguments = conf::arguments(settings, minima);
-        self.spawn(role, &arguments)
+        self.spawn(role, &arguments)?;
+        // A standby's raised values are not those that the settings ask for.
+        let differ = pending::differing(&arguments, &conf::arguments(settings, None));
+        self.memory().arguments_differ = differ;
+        Ok(())
     }
 
     /// The files of a recovery that ends by itself.
@@ -142,7 +146,7 @@ impl Server {
             StartAs::Standby(_) => false,
         };
         command.arg("--").arg(places.program("postgres")).arg("-D").arg(&places.data_dir);
-        let file = places.data(conf::CONF);
+        let file = places.main_conf();
         command.arg(format!("--config-file={}", file.display())).args(arguments);
         command.stdin(Stdio::null()).stdout(output).stderr(log);
         let mut guard = command.spawn().map_err(|source| Error::Spawn {

@@ -17,9 +17,11 @@ mod archive;
 mod attendance;
 mod backup;
 mod bootstrap;
+mod cache;
 mod catalogue;
 mod command;
 mod conf;
+mod connection;
 mod control;
 mod data_dir;
 mod disk;
@@ -47,6 +49,8 @@ mod settings;
 mod slots;
 mod status;
 mod sync_waits;
+mod tls;
+mod version;
 mod words;
 
 pub use divergence::Divergence;
@@ -143,6 +147,8 @@ struct Memory {
     arguments_differ: Pending,
     /// All parameters that wait for a restart.
     pending: Pending,
+    /// The major version of the programs.
+    major: Option<u32>,
     /// Parameters that were asked for, and whether this PostgreSQL knows them.
     parameters: BTreeMap<String, bool>,
     /// Configured parameters that it does not know.
@@ -172,6 +178,12 @@ impl Server {
     /// # Errors
     /// When an address or name of the configuration can't be used.
     pub fn new(config: &LocalConfig) -> Result<Self, Error> {
+        let users = &config.postgresql.authentication;
+        for user in [Some(&users.superuser), Some(&users.replication), users.rewind.as_ref()] {
+            for key in user.into_iter().flat_map(connection::unknown) {
+                tracing::warn!(key, "a user of postgresql.authentication has no such parameter");
+            }
+        }
         Ok(Self {
             places: Places::new(config)?,
             heartbeat: tokio::sync::Mutex::new(None),
@@ -253,6 +265,7 @@ impl Server {
             port: self.places.listen_port,
             user: user.username,
             password: user.password,
+            connection: user.connection,
             database: self.places.database.clone(),
             options,
         })

@@ -27,6 +27,12 @@ pub(super) struct Places {
     pub(super) database: String,
     authentication: Authentication,
     pub(super) use_unix_socket: bool,
+    /// The service name of the server for Kerberos.
+    pub(super) krbsrvname: Option<String>,
+    /// Where `postgresql.conf`, `pg_hba.conf` and `pg_ident.conf` are.
+    pub(super) config_dir: PathBuf,
+    /// `postgresql`, or another name for `postgresql.conf`.
+    config_base_name: String,
     pub(super) initdb_options: Vec<serde_json::Value>,
     pub(super) bootstrap_hba: Vec<String>,
     pub(super) own_hba: bool,
@@ -100,6 +106,7 @@ impl Places {
             key: "postgresql.data_dir".to_owned(),
             problem: "the root directory can't be a data directory".to_owned(),
         })?;
+        let text = |key: &str| postgresql.other.get(key)?.as_str().map(ToOwned::to_owned);
         let name = &config.name;
         if name.is_empty() || name.contains(['/', '\0']) {
             let problem = format!("\"{name}\" can't be part of a file name");
@@ -121,6 +128,9 @@ impl Places {
             database: postgresql.database.clone(),
             authentication: postgresql.authentication.clone(),
             use_unix_socket: postgresql.use_unix_socket.unwrap_or(false),
+            krbsrvname: text("krbsrvname"),
+            config_dir: text("config_dir").map_or_else(|| data_dir.clone(), PathBuf::from),
+            config_base_name: text("config_base_name").unwrap_or_else(|| "postgresql".to_owned()),
             initdb_options: config.bootstrap.initdb.clone(),
             bootstrap_hba: config.bootstrap.pg_hba.clone(),
             own_hba: postgresql.pg_hba.is_some(),
@@ -171,6 +181,16 @@ impl Places {
     /// A file in the data directory.
     pub(super) fn data(&self, name: &str) -> PathBuf {
         self.data_dir.join(name)
+    }
+
+    /// The main configuration file.
+    pub(super) fn main_conf(&self) -> PathBuf {
+        self.config_dir.join(format!("{}.conf", self.config_base_name))
+    }
+
+    /// What was the main configuration file before the agent.
+    pub(super) fn base_conf(&self) -> PathBuf {
+        self.config_dir.join(format!("{}.base.conf", self.config_base_name))
     }
 
     /// A file beside the data directory.

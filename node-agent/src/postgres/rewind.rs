@@ -3,7 +3,7 @@
 use super::command::Tool;
 use super::conf::conninfo_value;
 use super::process::Postmaster;
-use super::{Effective, Error, Server, archive, bootstrap, conf, files, passfile};
+use super::{Effective, Error, Server, archive, bootstrap, conf, connection, files, passfile};
 use node_agent_core::postgres::Upstream;
 use std::time::Duration;
 
@@ -85,13 +85,15 @@ impl Server {
     /// Runs the program. The mark stays: the caller removes it when all is done.
     async fn run_rewind(&self, host: &str, port: u16, deadline: Duration) -> Result<(), Error> {
         let superuser = self.places.superuser();
-        let user = self.places.rewind_user().map_or(&superuser.username, |user| &user.username);
+        let user = self.places.rewind_user().unwrap_or(&superuser);
+        let given = connection::for_program(&self.places, user, self.major().await?).await?;
         let source = format!(
-            "host={} port={port} user={} dbname={} sslmode=prefer connect_timeout=10 \
+            "host={} port={port} user={} dbname={} {} connect_timeout=10 \
              target_session_attrs=read-write application_name='node-agent rewind'",
             conninfo_value(host),
-            conninfo_value(user),
-            conninfo_value(&self.places.database)
+            conninfo_value(&user.username),
+            conninfo_value(&self.places.database),
+            given.conninfo
         );
         let before = files::read(&self.places.incomplete)?;
         let archived = self.setting_at_rest("restore_command").await?.is_some();
@@ -103,7 +105,8 @@ impl Server {
             .arg(&self.places.data_dir)
             .arg("--progress")
             .arg(format!("--source-server={source}"))
-            .env("PGPASSFILE", &self.places.pgpass);
+            .env("PGPASSFILE", &self.places.pgpass)
+            .env("PGSERVICEFILE", given.service_file.unwrap_or_default());
         if archived {
             tool = tool.arg("--restore-target-wal");
         }

@@ -1,13 +1,14 @@
 //! One SQL session with a deadline on everything. A session whose query did not come back is
 //! dropped: the answer would still be in the pipe.
 
-use super::Error;
+use super::{Error, tls};
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{Client, Config, NoTls, Row, Socket, Statement};
 
 /// The name that Patroni's sessions have; exporters and DBAs filter by it.
 const APPLICATION_NAME: &str = "Patroni heartbeat";
@@ -20,6 +21,8 @@ pub(super) struct Target {
     pub(super) port: u16,
     pub(super) user: String,
     pub(super) password: Option<String>,
+    /// libpq's parameters of the user.
+    pub(super) connection: BTreeMap<String, String>,
     pub(super) database: String,
     /// More `-c name=value` options.
     pub(super) options: &'static str,
@@ -60,6 +63,20 @@ fn parts(error: &tokio_postgres::Error) -> (Option<String>, String) {
     (None, message)
 }
 
+/// Connects, and drives the connection in a task of its own.
+async fn open<T>(config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect(tls).await?;
+    let driver = tokio::spawn(async move {
+        // Its error reaches the queries, which report it.
+        let _ = connection.await;
+    });
+    Ok((client, driver))
+}
+
 impl Session {
     /// Opens a session. `statement_timeout` bounds each query on the server's side as well.
     pub(super) async fn connect(
@@ -87,12 +104,17 @@ impl Session {
             target.options
         ));
         let server = target.shown();
-        match tokio::time::timeout(deadline, config.connect(NoTls)).await {
-            Ok(Ok((client, connection))) => {
-                let driver = tokio::spawn(async move {
-                    // Its error reaches the queries, which report it.
-                    let _ = connection.await;
-                });
+        // There is no TLS on a Unix socket, and libpq does not ask for it there.
+        let local = target.host.starts_with('/');
+        let connector = if local { None } else { tls::prepare(&target.connection, &mut config)? };
+        let opening = async {
+            match connector {
+                Some(connector) => open(&config, connector).await,
+                None => open(&config, NoTls).await,
+            }
+        };
+        match tokio::time::timeout(deadline, opening).await {
+            Ok(Ok((client, driver))) => {
                 Ok(Self { client, server, driver, prepared: BTreeMap::new() })
             }
             Ok(Err(error)) => {

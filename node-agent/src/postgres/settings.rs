@@ -2,7 +2,7 @@
 
 use super::conf::{self, Receiver};
 use super::process::Postmaster;
-use super::{Effective, Error, POLL, QUERY_DEADLINE, Server, files, passfile, pending};
+use super::{Effective, Error, POLL, QUERY_DEADLINE, Server, connection, files, passfile, pending};
 use node_agent_core::postgres::Upstream;
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -15,33 +15,92 @@ FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL OR name NOT IN
 
 impl Server {
     /// `postgresql.conf` (the original becomes `postgresql.base.conf` the first time),
-    /// `pg_hba.conf` when it is given, and no recovery parameter in `postgresql.auto.conf`. True
-    /// when something differed.
+    /// `pg_hba.conf` and `pg_ident.conf` when they are given and PostgreSQL reads them there, and no
+    /// recovery parameter in `postgresql.auto.conf`. True when something differed.
     pub(super) async fn write_settings(&self, settings: &Effective) -> Result<bool, Error> {
-        let (main, base) = (self.places.data(conf::CONF), self.places.data(conf::BASE));
-        if let Some(found) = files::read(&main)?
+        let places = &self.places;
+        self.restore_copies().await?;
+        let (main, base) = (places.main_conf(), places.base_conf());
+        if settings.custom_conf.is_none()
+            && let Some(found) = files::read(&main)?
             && !conf::is_ours(&found)
         {
             files::write(&base, found).await?;
         }
         let settings = &self.known_only(settings).await?;
-        let mut changed = files::write(&main, conf::postgresql_conf(settings)).await?;
-        if let Some(lines) = &settings.pg_hba {
-            changed |= files::write(&self.places.data(conf::HBA), conf::pg_hba(lines)).await?;
+        let (hba, ident) = (places.config_dir.join(conf::HBA), places.config_dir.join(conf::IDENT));
+        let apart = places.config_dir != places.data_dir;
+        let around = conf::Around {
+            base: settings.custom_conf.as_deref().unwrap_or(&base),
+            data_dir: apart.then_some(places.data_dir.as_path()),
+            access: apart.then_some((hba.as_path(), ident.as_path())),
+        };
+        let mut changed = files::write(&main, conf::postgresql_conf(settings, &around)).await?;
+        if let Some(lines) = &settings.pg_hba
+            && !settings.parameters.contains_key("hba_file")
+        {
+            changed |= files::write(&hba, conf::pg_hba(lines)).await?;
         }
-        let auto = self.places.data(conf::AUTO);
+        if let Some(lines) = &settings.pg_ident
+            && !settings.parameters.contains_key("ident_file")
+        {
+            changed |= files::write(&ident, conf::pg_ident(lines)).await?;
+        }
+        let auto = places.data(conf::AUTO);
         if let Some(text) = files::read(&auto)? {
             let kept = conf::without_recovery(&text);
             if kept.lines().ne(text.lines()) {
                 changed |= files::write(&auto, kept).await?;
             }
         }
+        self.save_copies().await?;
         Ok(changed)
     }
 
-    fn receiver(&self) -> Result<Receiver<'_>, Error> {
-        let user = &self.places.replication()?.username;
-        Ok(Receiver { name: &self.places.name, user, passfile: &self.places.pgpass })
+    /// The files that are copied into the data directory, so that a clone brings them along where
+    /// they are kept elsewhere.
+    fn copied(&self) -> [std::path::PathBuf; 4] {
+        let places = &self.places;
+        let (hba, ident) = (places.config_dir.join(conf::HBA), places.config_dir.join(conf::IDENT));
+        [places.main_conf(), places.base_conf(), hba, ident]
+    }
+
+    fn copy_of(&self, file: &std::path::Path) -> std::path::PathBuf {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        self.places.data(&format!("{name}.backup"))
+    }
+
+    async fn save_copies(&self) -> Result<(), Error> {
+        for file in self.copied() {
+            if let Some(text) = files::read(&file)? {
+                files::write(&self.copy_of(&file), text).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that is missing comes back from its copy.
+    async fn restore_copies(&self) -> Result<(), Error> {
+        for file in self.copied() {
+            if !file.exists()
+                && let Some(text) = files::read(&self.copy_of(&file))?
+            {
+                tracing::info!(file = %file.display(), "restored from its copy");
+                files::write(&file, text).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn receiver(&self) -> Result<Receiver<'_>, Error> {
+        let user = self.places.replication()?;
+        let krbsrvname = self.places.krbsrvname.as_deref();
+        Ok(Receiver {
+            name: &self.places.name,
+            user: &user.username,
+            passfile: &self.places.pgpass,
+            connection: connection::pairs(user, krbsrvname, self.major().await?),
+        })
     }
 
     /// True when the file differed.
@@ -51,7 +110,8 @@ impl Server {
         settings: &Effective,
     ) -> Result<bool, Error> {
         passfile::write(&self.places, &conf::hosts_of(upstream)).await?;
-        let text = conf::upstream_conf(upstream, &self.receiver()?, settings);
+        let settings = &self.known_only(settings).await?;
+        let text = conf::upstream_conf(upstream, &self.receiver().await?, settings);
         files::write(&self.places.data(conf::UPSTREAM), text).await
     }
 
@@ -135,7 +195,7 @@ impl Server {
     /// When a file can't be written or the reload does not take effect.
     pub async fn follow(&self, upstream: &Upstream, settings: &Effective) -> Result<(), Error> {
         let changed = self.write_upstream(upstream, settings).await?;
-        let conninfo = conf::primary_conninfo(upstream, &self.receiver()?);
+        let conninfo = conf::primary_conninfo(upstream, &self.receiver().await?);
         self.bring_into_force("primary_conninfo", &conninfo, changed).await?;
         let slot = conf::slot_name(upstream, &self.places.name, settings.use_slots);
         let slot = slot.as_ref().map_or("", |slot| slot.as_str());

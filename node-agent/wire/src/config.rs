@@ -41,7 +41,7 @@ pub struct LocalConfig {
 }
 
 /// `watchdog` (contract E.7).
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct WatchdogConfig {
     /// Whether a leader opens the device.
@@ -102,7 +102,7 @@ impl LocalConfig {
 }
 
 /// `restapi`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct RestConfig {
     /// `host:port` to listen on.
     pub listen: String,
@@ -115,7 +115,7 @@ pub struct RestConfig {
 }
 
 /// `grpc`, ours.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct GrpcConfig {
     /// `host:port` to listen on. Without certificates only a loopback address is accepted.
     pub listen: String,
@@ -134,7 +134,7 @@ pub struct GrpcConfig {
 }
 
 /// `federation`, ours.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct FederationConfig {
     /// This cluster never begins by initdb: it waits until its `/config` has a `standby_cluster`.
     #[serde(default)]
@@ -142,7 +142,7 @@ pub struct FederationConfig {
 }
 
 /// `etcd3`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct EtcdConfig {
     /// `host:port`, when there is one.
     #[serde(default)]
@@ -199,7 +199,7 @@ pub struct BootstrapConfig {
 }
 
 /// A user with a password.
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Default, PartialEq, Deserialize)]
 pub struct Credentials {
     /// The user.
     #[serde(default)]
@@ -224,7 +224,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// `postgresql.authentication`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub struct Authentication {
     /// Local sessions of the agent.
     #[serde(default)]
@@ -325,6 +325,13 @@ const KNOWN: [(&str, &[&str]); 7] = [
             "basebackup",
             "recovery_conf",
             "use_unix_socket",
+            "use_unix_socket_repl",
+            "pg_ident",
+            "recovery_conf",
+            "custom_conf",
+            "config_dir",
+            "config_base_name",
+            "krbsrvname",
         ],
     ),
 ];

@@ -56,41 +56,73 @@ impl TimelineHistory {
         self.timeline == other.timeline && self.ancestors == other.ancestors
     }
 
+    /// Whether the `/history` key, read as a history, says the same as this one: its rows are this
+    /// one's last, all of them or as many as are kept (`0`: all).
+    #[must_use]
+    pub fn is_told_by(&self, key: &Self, kept: usize) -> bool {
+        let rows = self.last_rows(kept);
+        self.timeline == key.timeline && key.ancestors.as_slice() == rows
+    }
+
+    fn last_rows(&self, kept: usize) -> &[Ancestor] {
+        let skipped = if kept == 0 { 0 } else { self.ancestors.len().saturating_sub(kept) };
+        self.ancestors.get(skipped..).unwrap_or_default()
+    }
+
     /// The rows of the `/history` key (contract A.4): `[tli, lsn, reason, timestamp, leader]`. Rows
     /// of `before` that tell of the same switch are carried over as they are; the newest one, when
-    /// it is new, gets the timestamp and the leader.
+    /// it is new or lacks them, gets the timestamp and the leader.
     #[must_use]
-    pub fn to_rows(
-        &self,
-        before: Option<&Value>,
-        reason: &str,
-        timestamp: &str,
-        leader: &str,
-    ) -> Value {
-        let last = self.ancestors.len().saturating_sub(1);
+    pub fn to_rows(&self, before: Option<&Value>, news: &News<'_>) -> Value {
         let known = |a: &Ancestor| {
             before?.as_array()?.iter().find(|row| {
                 row.get(0).and_then(Value::as_u64) == Some(u64::from(a.timeline.0))
                     && row.get(1).and_then(Value::as_u64) == Some(a.ended_at.0)
             })
         };
-        self.ancestors
-            .iter()
-            .enumerate()
-            .map(|(i, a)| {
-                if let Some(row) = known(a) {
-                    return row.clone();
-                }
-                let mut row =
-                    vec![Value::from(a.timeline.0), Value::from(a.ended_at.0), Value::from(reason)];
-                if i == last {
-                    row.push(Value::from(timestamp));
-                    row.push(Value::from(leader));
-                }
-                Value::Array(row)
-            })
-            .collect()
+        let last = self.ancestors.last();
+        let row = |a: &Ancestor| {
+            let newest = Some(a) == last;
+            let full = |row: &&Value| row.as_array().is_some_and(|row| row.len() >= 5);
+            if let Some(row) = known(a).filter(|row| !newest || full(row)) {
+                return row.clone();
+            }
+            let at = self.ancestors.iter().position(|other| other == a).unwrap_or(0);
+            let reason = news.reasons.get(at).map_or("no reason is recorded", String::as_str);
+            let mut row =
+                vec![Value::from(a.timeline.0), Value::from(a.ended_at.0), Value::from(reason)];
+            if newest {
+                row.push(Value::from(news.timestamp.as_str()));
+                row.push(Value::from(news.leader));
+            }
+            Value::Array(row)
+        };
+        self.last_rows(news.kept).iter().map(row).collect()
     }
+}
+
+/// What a writer of the `/history` key adds to the history itself.
+#[derive(Clone, Debug)]
+pub struct News<'a> {
+    /// Why each ancestor ended, oldest first.
+    pub reasons: Vec<String>,
+    /// When the newest timeline began.
+    pub timestamp: String,
+    /// Who began it.
+    pub leader: &'a str,
+    /// How many rows are kept; `0`: all.
+    pub kept: usize,
+}
+
+/// The third column of a `.history` file, line by line.
+#[must_use]
+pub fn reasons(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let reason = |line: &str| {
+        let mut fields = line.splitn(3, '\t');
+        fields.nth(2).unwrap_or_default().trim().to_owned()
+    };
+    lines.map(reason).collect()
 }
 
 /// The `/history` key as a history: the cluster's timeline is the last row's plus one
@@ -136,18 +168,36 @@ mod tests {
         ]]);
         let history = from_rows(&rows).expect("rows");
         assert_eq!(history.timeline, TimelineId(2));
-        assert_eq!(
-            history.to_rows(
-                None,
-                "no recovery target specified",
-                "2026-01-01T00:00:00+00:00",
-                "pg2"
-            ),
-            rows
-        );
+        let news = News {
+            reasons: reasons("1\t0/3000000\tno recovery target specified\n"),
+            timestamp: "2026-01-01T00:00:00+00:00".into(),
+            leader: "pg2",
+            kept: 0,
+        };
+        assert_eq!(history.to_rows(None, &news), rows);
         assert_eq!(from_rows(&json!([])).map(|h| h.timeline), Some(TimelineId(1)));
         assert_eq!(from_rows(&json!({"a": 1})), None);
         assert_eq!(from_rows(&json!([["x"]])), None);
+    }
+
+    #[test]
+    fn known_rows_are_carried_over_and_old_ones_are_cut() {
+        let text = "1\t0/10\ta\n2\t0/20\tb\n3\t0/30\tc d\n";
+        let own = TimelineHistory::parse(TimelineId(4), text).expect("history");
+        let before = json!([[1, 16, "a", "then", "pg9"], [2, 32, "b"], [3, 48, "c d"]]);
+        let mut news =
+            News { reasons: reasons(text), timestamp: "now".into(), leader: "pg1", kept: 0 };
+        let rows = own.to_rows(Some(&before), &news);
+        assert_eq!(
+            rows,
+            json!([[1, 16, "a", "then", "pg9"], [2, 32, "b"], [3, 48, "c d", "now", "pg1"]])
+        );
+        assert!(own.is_told_by(&from_rows(&rows).expect("rows"), 0));
+        news.kept = 2;
+        let rows = own.to_rows(Some(&rows), &news);
+        assert_eq!(rows, json!([[2, 32, "b"], [3, 48, "c d", "now", "pg1"]]));
+        let key = from_rows(&rows).expect("rows");
+        assert!(own.is_told_by(&key, 2) && !own.is_told_by(&key, 0) && !own.is_told_by(&key, 1));
     }
 
     #[test]

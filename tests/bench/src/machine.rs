@@ -33,7 +33,7 @@ pub fn describe(patroni: Option<&Path>) -> Result<Machine, String> {
     machine.insert("processor", format!("{cores} cores, {model}"));
     machine.insert("memory", format!("{} GiB", kib / 1024 / 1024));
     machine.insert("Linux", read("/proc/sys/kernel/osrelease").trim().to_owned());
-    let postgres = find_postgres(None).map_err(|error| error.to_string())?.join("postgres");
+    let postgres = find_postgres(None, None).map_err(|error| error.to_string())?.join("postgres");
     machine.insert("PostgreSQL", run(Command::new(postgres).arg("--version"))?);
     let etcd = run(Command::new("etcd").arg("--version"))?;
     machine.insert("etcd", etcd.lines().next().unwrap_or_default().to_owned());

@@ -193,7 +193,8 @@ impl Lab {
     pub fn create(topology_file: &Path, options: &LabOptions) -> Result<Self, LabError> {
         let (topology, text) = Topology::read(topology_file)?;
         let version = topology.postgresql.version;
-        let software = Software::find(version, options.bin_dir.as_deref())?;
+        let programs = topology.postgresql.bin_dir.as_deref();
+        let software = Software::find(version, programs, options.bin_dir.as_deref())?;
         let software = Software { agent: options.agent.clone(), ..software };
         let user = RunUser::choose(options.user.as_deref())?;
         let root = state::labs_root()?;

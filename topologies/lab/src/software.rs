@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 /// Debian's directory of PostgreSQL versions.
 const DEBIAN_POSTGRES: &str = "/usr/lib/postgresql";
+/// Names the directory of PostgreSQL's programs in place of an installed version.
+pub const POSTGRES_BIN_DIR: &str = "LAB_POSTGRES_BIN_DIR";
 /// The version that the packages of Debian 12 have.
 const DEBIAN_VERSION: u32 = 15;
 /// The user that Debian's packages create.
@@ -29,6 +31,15 @@ pub enum SoftwareError {
     NoPostgres {
         /// Major version.
         version: u32,
+    },
+    /// The directory that was named holds no PostgreSQL.
+    #[error(
+        "there is no program postgres in {dir}, which postgresql.bin_dir of the topology or the \
+         variable {POSTGRES_BIN_DIR} names"
+    )]
+    NoPrograms {
+        /// The directory.
+        dir: PathBuf,
     },
     /// etcd is not installed.
     #[error("there is no program etcd in PATH\nHINT: apt-get install -y etcd-server")]
@@ -113,7 +124,11 @@ impl Software {
     ///
     /// # Errors
     /// Names the first thing that is missing and how to install it.
-    pub fn find(version: Option<u32>, bin_dir: Option<&Path>) -> Result<Self, SoftwareError> {
+    pub fn find(
+        version: Option<u32>,
+        postgres: Option<&Path>,
+        bin_dir: Option<&Path>,
+    ) -> Result<Self, SoftwareError> {
         let bin_dir = match bin_dir {
             Some(dir) => absolute(dir)?,
             None => own_dir()?,
@@ -124,7 +139,7 @@ impl Software {
             }
         }
         Ok(Self {
-            postgres_bin_dir: find_postgres(version)?,
+            postgres_bin_dir: find_postgres(version, postgres)?,
             etcd: in_path("etcd").ok_or(SoftwareError::NoEtcd)?,
             setsid: in_path("setsid").ok_or(SoftwareError::NoSetsid)?,
             bin_dir,
@@ -165,11 +180,18 @@ impl Software {
     }
 }
 
-/// PostgreSQL's programs of a version, or of the highest one installed.
+/// PostgreSQL's programs: those in `named`, or in the directory that [`POSTGRES_BIN_DIR`] names, or
+/// of a version, or of the highest one installed.
 ///
 /// # Errors
 /// When it is not installed.
-pub fn find_postgres(version: Option<u32>) -> Result<PathBuf, SoftwareError> {
+pub fn find_postgres(version: Option<u32>, named: Option<&Path>) -> Result<PathBuf, SoftwareError> {
+    // Chosen by hand, for versions that no package of the distribution has.
+    let chosen = named.map(Path::to_owned);
+    if let Some(dir) = chosen.or_else(|| env::var_os(POSTGRES_BIN_DIR).map(PathBuf::from)) {
+        let found = Some(absolute(&dir)?).filter(|dir| is_program(&dir.join("postgres")));
+        return found.ok_or(SoftwareError::NoPrograms { dir });
+    }
     let bin = |version: u32| Path::new(DEBIAN_POSTGRES).join(version.to_string()).join("bin");
     let installed = |version: &u32| is_program(&bin(*version).join("postgres"));
     if let Some(version) = version {
@@ -368,10 +390,10 @@ mod tests {
     #[test]
     fn missing_programs_name_the_directory_and_the_command() {
         let dir = tempfile::tempdir().unwrap();
-        let fault = Software::find(None, Some(dir.path())).unwrap_err().to_string();
+        let fault = Software::find(None, None, Some(dir.path())).unwrap_err().to_string();
         assert!(fault.contains("node-agent in"), "{fault}");
         assert!(fault.contains("cargo build --release"), "{fault}");
-        let fault = find_postgres(Some(3)).unwrap_err().to_string();
+        let fault = find_postgres(Some(3), None).unwrap_err().to_string();
         assert!(fault.contains("apt-get install -y postgresql-3"), "{fault}");
     }
 }

@@ -63,6 +63,8 @@ pub struct Topology {
 pub struct Postgresql {
     /// Major version; the highest one installed when the file is silent.
     pub version: Option<u32>,
+    /// Directory of the server's programs, in place of an installed version.
+    pub bin_dir: Option<PathBuf>,
     /// Server parameters for every node; they go into the dynamic configuration.
     #[serde(default)]
     pub parameters: BTreeMap<String, Scalar>,

@@ -306,7 +306,8 @@ fn render_files(make: &Make) -> Result<(), LabError> {
     let version = topology.postgresql.version;
     // Printing needs no PostgreSQL: where it is absent, Debian's place for it is shown.
     let guess = format!("/usr/lib/postgresql/{}/bin", version.unwrap_or(15));
-    let bin_dir = software::find_postgres(version).unwrap_or_else(|_| PathBuf::from(guess));
+    let bin_dir = software::find_postgres(version, topology.postgresql.bin_dir.as_deref())
+        .unwrap_or_else(|_| PathBuf::from(guess));
     let context = AgentContext {
         topology: &topology,
         layout: &layout,

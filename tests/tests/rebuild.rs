@@ -1,9 +1,8 @@
 //! Goal: data directories come from where the configuration says: a cluster begins by a command,
 //! a failed beginning is cleared away and another member begins, a replica comes from a pgBackRest
-//! repository, a second cluster from the same repository at a point in time, and a PostgreSQL that
-//! runs already is taken over.
+//! repository, and a second cluster from the same repository at a point in time.
 //! Method: real pgBackRest with a repository on disk; a `post_bootstrap` that fails the first time;
-//! then one node restored to a restore point, its etcd emptied and its server started by hand.
+//! then one node restored to a restore point.
 //! Where pgBackRest is not installed the test says so and ends.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -18,11 +17,7 @@ use federator_tests::patience::until;
 use federator_tests::rest;
 use federator_tests::rig::{READY, ROWS, Rig};
 use federator_tests::rows;
-use federator_tests::store::Store;
-use lab::Part;
 use lab::layout::REST_PORT;
-use node_agent_wire::keys::Leaf;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// How long one program may take.
@@ -191,8 +186,6 @@ async fn data_directories_come_from_where_the_configuration_says() {
     let leader = rig.complete("dc1");
     let found = "SELECT string_agg(i::text, ',' ORDER BY i) FROM after_bootstrap";
     assert_eq!(rows::value(&rig.access, &rig.node(&leader), found).await.unwrap(), "1");
-    taken_over(&rig, &leader).await;
-    assert_eq!(rows::value(&rig.access, &rig.node(&leader), found).await.unwrap(), "1");
 }
 
 async fn begun_by_command(rig: &Rig, place: &Place, leader: &str) {
@@ -265,36 +258,4 @@ async fn replica_from_repository(rig: &Rig, place: &Place, leader: &str) {
     let last = log.rsplit("filling the data directory").next().unwrap();
     assert!(last.contains("method=\"pgbackrest\""), "not by pgBackRest: {last}");
     assert!(!last.contains("did not fill"), "{last}");
-}
-
-/// The agent is stopped, etcd emptied and PostgreSQL started by hand; then the agent comes back.
-async fn taken_over(rig: &Rig, node: &str) {
-    let host = rig.lab.layout.host(node).unwrap();
-    rig.signal(node, Part::Agent, Signal::TERM);
-    until("the end of agent and PostgreSQL", ROWS, async || {
-        let left = rig.lab.processes(host);
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
-    })
-    .await;
-    let store = Store::of(&rig.lab, "dc1").await;
-    let system = store.get(Leaf::Initialize).await.unwrap().0;
-    store.wipe().await;
-    let bin = &rig.lab.software.postgres_bin_dir;
-    let (data, address) = (host.data_dir(), host.address);
-    let start = format!(
-        "{}/pg_ctl -w -D {} -l {}/hand.log -o '-c listen_addresses={address}' start",
-        bin.display(),
-        data.display(),
-        host.dir.display()
-    );
-    let _ = as_lab_user(rig, Path::new("/dev/null"), &start).await;
-    rig.start_dc("dc1");
-    assert_eq!(rig.complete("dc1"), node);
-    assert_eq!(store.get(Leaf::Initialize).await.unwrap().0, system);
-    let log = log_of(rig, node);
-    for rule in ["take-over", "guard-missing"] {
-        assert!(log.contains(rule), "no {rule}: {log}");
-    }
-    // The guard holds it now.
-    assert!(rig.lab.processes(host).iter().any(|process| process.runs("node-agent-guard")));
 }

@@ -23,6 +23,7 @@ pub mod reload;
 pub mod rest;
 pub mod run;
 pub mod settings;
+mod shutdown;
 pub mod stall_watch;
 pub mod telemetry;
 pub mod view;

@@ -15,7 +15,7 @@ use crate::message::Messenger;
 use crate::observe::{Beats, Memory, Sources, observe};
 use crate::peers::Peers;
 use crate::plans;
-use crate::postgres::{Server, StopMode};
+use crate::postgres::Server;
 use crate::publish;
 use crate::reload::{Reloaded, reload};
 use crate::settings;
@@ -25,7 +25,6 @@ use crate::watch::watch_cluster;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
 use node_agent_core::observed::{JobKind, Observed, Request};
-use node_agent_core::postgres::Postgres;
 use node_agent_core::rule::Rule;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
@@ -37,9 +36,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-/// At shutdown PostgreSQL is given this long before it is stopped hard.
-const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
-
 /// Between two attempts to copy logical slots.
 const SLOT_COPY_PAUSE: Duration = Duration::from_secs(30);
 /// The shortest that a read of the DCS is given.
@@ -47,13 +43,13 @@ const READ_MIN: Duration = Duration::from_millis(250);
 
 /// The agent, ready to run.
 pub struct Agent {
-    hands: Hands,
-    memory: Memory,
+    pub(crate) hands: Hands,
+    pub(crate) memory: Memory,
     beats: Arc<Beats>,
     links: Links,
     wake: Arc<Notify>,
     asks: mpsc::Receiver<Ask>,
-    view: watch::Sender<Arc<View>>,
+    pub(crate) view: watch::Sender<Arc<View>>,
     last_line: String,
     question: Option<Question>,
     passes: u64,
@@ -401,60 +397,6 @@ impl Agent {
                     JobKind::Demote => return,
                 };
                 self.memory.stand_back_until = Some(now + pause);
-            }
-        }
-    }
-
-    /// In maintenance mode a primary may be left without its agent once the DCS says so to the
-    /// others; a standby may always.
-    fn leaves_running(&self) -> bool {
-        let observed = &self.view.borrow().observed;
-        let standby = match &observed.postgres {
-            Postgres::Running(running) => running.in_recovery,
-            Postgres::NoData
-            | Postgres::Unreadable(_)
-            | Postgres::Stopped(_)
-            | Postgres::Starting { .. }
-            | Postgres::Unresponsive { .. } => false,
-        };
-        let plain = observed.cluster.known().is_none_or(|c| c.record.get().is_none());
-        self.memory.config.pause && (self.hands.tools.keeper.kept() || (standby && plain))
-    }
-
-    async fn shut_down(self) {
-        let tools = &self.hands.tools;
-        if self.leaves_running() {
-            tracing::info!("shutting down in maintenance mode: PostgreSQL is left running");
-            return;
-        }
-        tracing::info!("shutting down: stopping PostgreSQL");
-        let was_leader = tools.keeper.held_until().is_some();
-        let stopping = async {
-            let stopped = tools.server.stop(StopMode::Fast, SHUTDOWN_MAX).await;
-            if let Err(error) = &stopped {
-                tracing::error!(%error, hint = error.hint(), "PostgreSQL did not stop");
-                return;
-            }
-            tools.keeper.arm(false);
-            if was_leader && let Err(error) = tools.keeper.release().await {
-                tracing::warn!(%error, "the leader key runs out by itself");
-            }
-            let lease = tools.keeper.lease();
-            if lease != 0 {
-                let ended = self.hands.dcs.revoke(lease, Duration::from_secs(2)).await;
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "the member key runs out by itself");
-                }
-            }
-        };
-        // The lease stays alive while the shutdown checkpoint is written and shipped.
-        tokio::pin!(stopping);
-        loop {
-            tokio::select! {
-                () = &mut stopping => return,
-                () = tokio::time::sleep(Duration::from_millis(200)) => {
-                    tools.keeper.stamp(clock::boot());
-                }
             }
         }
     }

@@ -202,7 +202,8 @@ rules! {
          the data directory be removed.",
         "What would be lost is reported and kept; the directory is emptied and filled anew.";
     RewindInterrupted = 212, "rewind-interrupted",
-        "pg_rewind was stopped half-way, and the configuration does not let the directory be removed.",
+        "pg_rewind was stopped half-way, and the configuration does not let the directory be \
+         removed.",
         "Nothing is touched and the leader key is released; an operator reinitialises the member.";
     CopyWithoutLeader = 213, "copy-without-leader",
         "No data directory and no leader, and a method of create_replica_methods needs none.",

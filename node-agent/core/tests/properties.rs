@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where a fact is missing")]
 
 mod support;
+#[path = "properties/truth.rs"]
+mod truth;
 
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision, Reinit, Tend};
@@ -20,118 +22,10 @@ use proptest::test_runner::TestRunner;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use support::any::pressed;
-
-fn dcs(o: &Observed) -> Option<&Cluster> {
-    match &o.cluster {
-        Fact::Known { value, .. } => Some(value),
-        Fact::Unknown { .. } => None,
-    }
-}
-
-fn record(cluster: &Cluster) -> Option<&FederationRecord> {
-    match &cluster.record {
-        RecordView::Present(keyed) => Some(&keyed.value),
-        RecordView::Absent | RecordView::Unreadable(_) => None,
-    }
-}
-
-/// I1 but for the lease: nothing known forbids this datacenter to accept writes.
-fn datacenter_may_write(o: &Observed, cluster: &Cluster) -> bool {
-    if cluster.config.standby_cluster.is_some() {
-        return false;
-    }
-    match &cluster.record {
-        RecordView::Absent => true,
-        RecordView::Unreadable(_) => false,
-        RecordView::Present(keyed) => {
-            let ours = &keyed.value;
-            let rival = o.peers.values().any(|fact| match fact {
-                Fact::Known { value: theirs, .. } => {
-                    theirs.federation == ours.federation
-                        && (theirs.epoch > ours.epoch
-                            || (theirs.epoch == ours.epoch && theirs.primary != ours.primary))
-                }
-                Fact::Unknown { .. } => false,
-            });
-            let by_grant = ours.members[&ours.dc].isolation == Isolation::Lease;
-            ours.primary == ours.dc && ours.fence.is_none() && !rival && !by_grant
-        }
-    }
-}
-
-/// What a datacenter that does not write must know before it begins to.
-fn start_is_confirmed(o: &Observed, cluster: &Cluster) -> bool {
-    let Some(ours) = record(cluster) else { return true };
-    let asked = ours.members.keys().filter(|dc| **dc != ours.dc).all(|dc| match o.peers.get(dc) {
-        Some(Fact::Known { .. } | Fact::Unknown { tried: true, .. }) => true,
-        Some(Fact::Unknown { tried: false, .. }) | None => false,
-    });
-    let limit = i64::try_from(ours.policies.cold_start_after_s + 1).unwrap() * 1_000_000;
-    let lately = |at: Option<i64>| at.is_some_and(|at| o.wall_us - at < limit);
-    let confirmed = ours.confirmed.as_ref().filter(|c| c.epoch == ours.epoch).map(|c| c.at_us);
-    let vouched = o.peers.values().any(|fact| match fact {
-        Fact::Known { value: theirs, .. } => {
-            (&theirs.federation, theirs.epoch, &theirs.primary)
-                == (&ours.federation, ours.epoch, &ours.dc)
-        }
-        Fact::Unknown { .. } => false,
-    });
-    let wrote = cluster.position.as_ref().and_then(|p| p.wrote_at_us);
-    asked
-        && (vouched
-            || lately(confirmed)
-            || lately(wrote)
-            || lately(ours.claim.as_ref().map(|c| c.at_us)))
-}
-
-fn leads(o: &Observed, cluster: &Cluster) -> bool {
-    let held = matches!(o.lease.held_until, Some(until) if until > o.now);
-    held && cluster.leader.as_ref().is_none_or(|l| *l == o.me.name)
-}
-
-fn writes(postgres: &Postgres) -> bool {
-    match postgres {
-        Postgres::Running(running) => !running.in_recovery,
-        Postgres::Starting { standby, .. } => !standby,
-        Postgres::Unresponsive { writable, .. } => *writable,
-        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Stopped(_) => false,
-    }
-}
-
-fn foreign(o: &Observed, cluster: &Cluster) -> bool {
-    let here = match &o.postgres {
-        Postgres::Running(running) => running.system_id.as_str(),
-        Postgres::Stopped(control) | Postgres::Starting { control, .. } => {
-            control.system_id.as_str()
-        }
-        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => return false,
-    };
-    cluster.initialize.as_deref().is_some_and(|id| !id.is_empty() && id != here)
-}
-
-fn running(o: &Observed) -> Option<&Running> {
-    match &o.postgres {
-        Postgres::Running(running) => Some(running),
-        Postgres::NoData
-        | Postgres::Unreadable(_)
-        | Postgres::Stopped(_)
-        | Postgres::Starting { .. }
-        | Postgres::Unresponsive { .. } => None,
-    }
-}
-
-/// PostgreSQL ran before the agent, and there is no cluster: nobody has given it a leader key.
-fn found(o: &Observed, cluster: &Cluster) -> bool {
-    o.directory.found_running
-        && cluster.system_id().is_none()
-        && cluster.leader.is_none()
-        && !cluster.config.pause
-        && cluster.record == RecordView::Absent
-}
-
-fn demotes(decision: &Decision) -> bool {
-    matches!(decision.act, Some(Act::Demote { .. }))
-}
+use truth::{
+    datacenter_may_write, dcs, demotes, foreign, found, leads, record, running, start_is_confirmed,
+    writes,
+};
 
 /// I1: nothing is made writable without the lease, the record, the peers and a fitting server.
 fn check_becoming_primary(o: &Observed, decision: &Decision) {

@@ -140,17 +140,9 @@ impl Effective {
             use_slots: dynamic.use_slots,
             ..Self::default()
         };
-        if let Some(Value::Object(recovery)) = local.postgresql_setting(dynamic, "recovery_conf") {
-            merged.restore_command = recovery.get("restore_command").and_then(text);
-            merged.archive_cleanup_command = recovery.get("archive_cleanup_command").and_then(text);
-        }
         if let Some(standby) = &dynamic.standby_cluster {
-            if standby.restore_command.is_some() {
-                merged.restore_command.clone_from(&standby.restore_command);
-            }
-            if standby.archive_cleanup_command.is_some() {
-                merged.archive_cleanup_command.clone_from(&standby.archive_cleanup_command);
-            }
+            merged.restore_command.clone_from(&standby.restore_command);
+            merged.archive_cleanup_command.clone_from(&standby.archive_cleanup_command);
             merged.recovery_min_apply_delay.clone_from(&standby.recovery_min_apply_delay);
         }
         merged.recover(local, dynamic);

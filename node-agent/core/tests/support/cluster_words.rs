@@ -277,7 +277,8 @@ fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `pg2 standby 0/3000000 [tl=1] [nofailover] [priority=2] [reading] [sees=pg1], pg3 silent, pg4 primary 0/1; asked 100ms`.
+/// `pg2 standby 0/3000000 [tl=1] [nofailover] [priority=2] [reading] [sees=pg1], pg3 silent,
+/// pg4 primary 0/1; asked 100ms`.
 fn poll(text: &str) -> Result<Poll, String> {
     let (members, asked) = text.split_once(';').unwrap_or((text, "asked 100ms"));
     let mut answers = BTreeMap::new();

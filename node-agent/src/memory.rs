@@ -45,6 +45,7 @@ pub fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         stopped_by_us: false,
         stand_back_until: None,
         sync_names_set_at: None,
+        sync_unsure: true,
         stalls: Arc::default(),
         request: None,
         restart_timeout: None,

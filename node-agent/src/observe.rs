@@ -87,6 +87,8 @@ pub struct Memory {
     pub stand_back_until: Option<Boot>,
     /// End of WAL when the synchronous names changed.
     pub sync_names_set_at: Option<Lsn>,
+    /// A write of `/sync` may still arrive.
+    pub sync_unsure: bool,
     /// Standbys that sessions wait for in vain.
     pub stalls: Arc<StallBoard>,
     /// An operator's request.
@@ -261,6 +263,7 @@ pub async fn observe(
         stand_back_until: memory.stand_back_until,
         sync_names_ours: sources.server.owns_sync_names(),
         sync_names_set_at: set_at,
+        sync_unsure: memory.sync_unsure,
         sync_lost: memory.stalls.lost(),
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),

@@ -176,4 +176,6 @@ async fn the_preferred_member_with_the_votes_leads() {
     let successor = rig.successor_of(&former).await;
     let best = ["dc1-pg2", "dc1-pg3", "dc1-pg4"].into_iter().find(|name| *name != former);
     assert_eq!(Some(successor.as_str()), best, "after {former}");
+    rig.start_dc("dc1");
+    assert_eq!(rig.complete("dc1"), successor, "the former primary follows");
 }

@@ -295,6 +295,9 @@ pub struct Observed {
     pub sync_names_ours: bool,
     /// The end of WAL from which on commits are sure to have waited for the names in force.
     pub sync_names_set_at: Option<Lsn>,
+    /// A write of `/sync` by this agent may still arrive: its outcome is not known, or the agent
+    /// was started since and may have sent one before.
+    pub sync_unsure: bool,
     /// Standbys that sessions wait for in vain, and whose agents do not answer either.
     pub sync_lost: BTreeSet<MemberName>,
     /// What somebody asked for.

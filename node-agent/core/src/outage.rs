@@ -41,7 +41,9 @@ pub(crate) fn decide(observed: &Observed) -> Decision {
         let after = left.saturating_sub(stop_ahead(observed.config.timing.ttl));
         return Decision::wait(Rule::FailsafeKeep, why, after.min(loop_wait), "the DCS");
     }
-    let mut why = format!("the DCS can't be read; the lease lasts {} ms more", left.as_millis());
+    // Whole seconds: the line is logged when it changes.
+    let seconds = left.as_millis().div_ceil(1000);
+    let mut why = format!("the DCS can't be read; the lease lasts {seconds} s more");
     if let Some(Round { outcome: Err(refused), .. }) = &observed.failsafe.round {
         why = format!("{why}; failsafe mode: {refused}");
     }

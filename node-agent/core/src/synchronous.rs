@@ -9,6 +9,7 @@ use crate::sync::{self, Goal, SyncInput, SyncStep};
 use crate::waits::Waits;
 use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::member::Member;
+use node_agent_wire::status::SyncState;
 use node_agent_wire::{Lsn, MemberName};
 use serde_json::Value;
 use std::cmp::Reverse;
@@ -17,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The next step towards the wanted state, if one is due.
 pub(crate) fn sync_step(observed: &Observed, cluster: &Cluster, running: &Running) -> Option<Tend> {
     let state = &cluster.sync;
+    if let Some(overtake) = overtake(observed, cluster) {
+        return Some(overtake);
+    }
     if cluster.config.effective_sync_mode() == SynchronousMode::Off {
         // First the promise is withdrawn, then PostgreSQL stops waiting.
         if state.value.active() {
@@ -34,6 +38,22 @@ pub(crate) fn sync_step(observed: &Observed, cluster: &Cluster, running: &Runnin
         }
         SyncStep::Settled | SyncStep::Confirming => None,
     }
+}
+
+/// A write of `/sync` that may still arrive would promise what PostgreSQL has ceased to wait for.
+/// One over the present revision makes it fail, before anything else is changed.
+fn overtake(observed: &Observed, cluster: &Cluster) -> Option<Tend> {
+    let state = &cluster.sync;
+    let off = cluster.config.effective_sync_mode() == SynchronousMode::Off;
+    let unused = off && !state.value.active() && !observed.sync_names_ours;
+    if !observed.sync_unsure || unused {
+        return None;
+    }
+    let me = &observed.me.name;
+    let own = state.value.leader.as_ref() == Some(me);
+    let nobody = || SyncState { leader: Some(me.clone()), ..SyncState::default() };
+    let sync = if own { state.value.clone() } else { nobody() };
+    Some(Tend::WriteSync { sync, over: state.revision })
 }
 
 /// A standby is waited for by PostgreSQL and has not caught up yet: `/sync` is to name it soon.

@@ -57,10 +57,13 @@ impl Hands {
             Tend::CopySlots { from, slots } => self.copy_slots(observed, &from, slots),
             Tend::AskSlots(upstream) => self.ask_slots(&upstream),
             Tend::WriteSync { sync, over } => {
-                self.write_at(observed, Leaf::Sync, over, Some(sync.to_json()), "/sync").await;
+                let value = Some(sync.to_json());
+                let known = self.write_at(observed, Leaf::Sync, over, value, "/sync").await;
+                memory.sync_unsure = !known;
             }
             Tend::DeleteSync(over) => {
-                self.write_at(observed, Leaf::Sync, over, None, "/sync").await;
+                let known = self.write_at(observed, Leaf::Sync, over, None, "/sync").await;
+                memory.sync_unsure = !known;
             }
             Tend::SetSyncNames(names) => {
                 let off = observed.config.effective_sync_mode() == SynchronousMode::Off;
@@ -156,6 +159,7 @@ impl Hands {
         };
     }
 
+    /// Whether the outcome is known: written, or refused because something else was.
     async fn write_at(
         &self,
         observed: &Observed,
@@ -163,7 +167,7 @@ impl Hands {
         over: Revision,
         value: Option<String>,
         what: &'static str,
-    ) {
+    ) -> bool {
         let key = self.path.key(leaf);
         let write = match value {
             Some(value) => Write::put(key.clone(), value),
@@ -177,9 +181,13 @@ impl Hands {
                 tracing::info!(what, "it changed meanwhile; looking again");
                 self.wake.notify_one();
             }
-            // The next pass tries again in its time.
-            Err(error) => tracing::warn!(what, %error, "it was not written"),
+            Err(error) => {
+                // The next pass tries again in its time.
+                tracing::warn!(what, %error, "it is not known to be written");
+                return false;
+            }
         }
+        true
     }
 
     /// The mark of maintenance mode becomes a release, if it still is what was read.

@@ -13,6 +13,7 @@
 pub mod check;
 pub mod choice;
 pub mod lease;
+pub mod sync;
 pub mod view;
 pub mod wal;
 

@@ -275,6 +275,8 @@ pub struct View {
     pub server: Server,
     /// End of WAL, in records, from which on commits have waited for the names.
     pub names_set_at: Option<u8>,
+    /// A write of `/sync` may still arrive.
+    pub sync_unsure: bool,
     /// What the members have answered just now; `None` when they were not asked.
     pub poll: Option<[Answer; NODES]>,
     /// The history of the leader as it answered; the key's holder is who is asked.
@@ -292,6 +294,7 @@ impl View {
         observed.config = config(self.mode, self.count);
         observed.sync_names_ours = true;
         observed.sync_names_set_at = self.names_set_at.map(crate::wal::position);
+        observed.sync_unsure = self.sync_unsure;
         let held_until = (self.held > 0).then(|| NOW + TICK * u32::from(self.held));
         observed.lease = Lease { held_until, ..Lease::default() };
         observed.start_failures = u32::from(self.start_failed);

@@ -59,6 +59,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 stand_back_until: stand_back.map(|d| NOW + d),
                 sync_names_ours: names_set_at.is_some(),
                 sync_names_set_at: names_set_at,
+                sync_unsure: names_set_at.is_some_and(|lsn| lsn.0 % 2 == 1),
                 request,
                 directory,
                 config: view.config.clone(),

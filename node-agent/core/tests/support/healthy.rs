@@ -81,6 +81,7 @@ pub fn cluster() -> Observed {
         stand_back_until: None,
         sync_names_ours: false,
         sync_names_set_at: None,
+        sync_unsure: false,
         sync_lost: BTreeSet::new(),
         request: None,
         scheduled_restart: None,

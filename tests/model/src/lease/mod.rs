@@ -307,6 +307,7 @@ impl Lease {
                 Pg::Down { primary } => Server::Down { primary, wal },
             },
             names_set_at: None,
+            sync_unsure: false,
             poll: Some([Answer::Silent; NODES]),
             source: Some(wal),
             start_failed: false,

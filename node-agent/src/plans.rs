@@ -1,6 +1,6 @@
 //! What operators ask of this node's PostgreSQL, until the loop carries it out: a restart now, or
-//! one that is planned. A plan lives in the agent's memory and in its member key, as Patroni's does;
-//! it is lost with the agent.
+//! one that is planned. A plan lives in the agent's memory and in its member key, as Patroni's
+//! does; it is lost with the agent.
 
 use crate::observe::Memory;
 use crate::view::Ask;

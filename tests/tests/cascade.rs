@@ -1,8 +1,8 @@
-//! Goal: a member follows the one that `replicatefrom` names, the leader while that one is away, and
-//! it again when it is back; the slot of a member that is away is kept for `member_slots_ttl`; and
-//! the consumer of a permanent logical slot goes on after a failover without a gap.
-//! Method: four nodes in synchronous mode, dc1-pg3 behind dc1-pg2, and two that may lead. A consumer
-//! reads the ledger's rows by the slot's SQL interface from whoever is primary.
+//! Goal: a member follows the one that `replicatefrom` names, the leader while that one is away,
+//! and it again when it is back; the slot of a member that is away is kept for `member_slots_ttl`;
+//! and the consumer of a permanent logical slot goes on after a failover without a gap.
+//! Method: four nodes in synchronous mode, dc1-pg3 behind dc1-pg2, and two that may lead. A
+//! consumer reads the ledger's rows by the slot's SQL interface from whoever is primary.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

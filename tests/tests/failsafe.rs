@@ -3,7 +3,8 @@
 //! at once and no acknowledged row is lost.
 //! Method: three nodes under load, every node probed every 20 ms. First the primary alone is cut
 //! from etcd, then etcd is gone for everybody for six TTLs, then a member as well. The same with
-//! `failsafe_majority`, where one member may be gone and the successor of a dead primary needs votes.
+//! `failsafe_majority`, where one member may be gone and the successor of a dead primary needs
+//! votes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

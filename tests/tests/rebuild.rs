@@ -86,7 +86,8 @@ fn first_cluster(place: &Place) -> String {
         "begin",
         "echo \"$@\" >\"$(dirname \"$0\")/begin.arguments\"\n\
          for a in \"$@\"; do case $a in --datadir=*) dir=${a#--datadir=};; esac; done\n\
-         exec \"$(dirname \"$0\")/initdb\" -D \"$dir\" -U postgres -A trust -k -E UTF8 >/dev/null\n",
+         exec \"$(dirname \"$0\")/initdb\" -D \"$dir\" -U postgres -A trust -k -E UTF8 \
+         >/dev/null\n",
     );
     let after = place.script(
         "after",

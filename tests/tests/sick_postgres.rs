@@ -1,6 +1,6 @@
 //! Goal: a primary whose postmaster dies is back at once; one whose postmaster hangs is replaced
-//! where `primary_unresponsive_timeout` asks for it; and the kernel's watchdog is fed by the primary
-//! alone and closed when it has stopped.
+//! where `primary_unresponsive_timeout` asks for it; and the kernel's watchdog is fed by the
+//! primary alone and closed when it has stopped.
 //! Method: three nodes under load, every node probed every 20 ms, a pipe in place of each node's
 //! watchdog. The postmaster is killed, then stopped by a signal.
 

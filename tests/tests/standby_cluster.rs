@@ -1,6 +1,6 @@
-//! Goal: a standby cluster that no federation knows of: it streams, its leader changes by switchover
-//! and by failover, it goes on with nothing but the archive, is promoted when its section is
-//! removed, and demoted again when it is put back.
+//! Goal: a standby cluster that no federation knows of: it streams, its leader changes by
+//! switchover and by failover, it goes on with nothing but the archive, is promoted when its
+//! section is removed, and demoted again when it is put back.
 //! Method: dc1 with one node and an archive; dc2 with two nodes, its configuration written past all
 //! programs, as a person would. A row of each phase must arrive on both nodes of dc2.
 

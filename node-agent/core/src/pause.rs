@@ -4,8 +4,8 @@
 //! PostgreSQL goes on when its agent is stopped or the DCS is lost. That is safe because nobody
 //! takes over meanwhile: while it is so, the leader's beats carry a mark (`unattended`), and
 //! whoever finds the mark of another node does not lead before that node has said that it does not
-//! write any more. The guard's deadline is lifted only once a beat with the mark is committed, and set
-//! again before the first beat without it (`keeper.rs`). In a federation there is no mark:
+//! write any more. The guard's deadline is lifted only once a beat with the mark is committed, and
+//! set again before the first beat without it (`keeper.rs`). In a federation there is no mark:
 //! invariant I1 holds in maintenance mode as well.
 
 use crate::decision::{Act, Decision, Tend, Wake};

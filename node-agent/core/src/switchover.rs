@@ -45,8 +45,8 @@ pub(crate) fn hand_over(observed: &Observed, cluster: &Cluster, running: &Runnin
     })
 }
 
-/// Begins it with what it is, in words; or clears the request. `steady` is the rule of a leader that
-/// has nothing else to do.
+/// Begins it with what it is, in words; or clears the request. `steady` is the rule of a leader
+/// that has nothing else to do.
 fn answer(
     observed: &Observed,
     cluster: &Cluster,

@@ -40,7 +40,7 @@ pub async fn copy_slots(tools: Tools, settings: Effective, plan: SlotCopy) -> Re
     let wal = server.fetch_wal(host, *port, &files, WAL_MAX).await.map_err(|e| told(&e))?;
     let names: BTreeSet<SlotName> = files.iter().map(|file| file.name.clone()).collect();
     if let Err(error) = server.checkpoint(RESTARTPOINT_MAX).await {
-        tracing::warn!(%error, "the restartpoint before the restart failed; the shutdown makes one");
+        tracing::warn!(%error, "no restartpoint before the restart; the shutdown makes one");
     }
     server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
     let written = match wal {

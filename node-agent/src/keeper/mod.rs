@@ -7,9 +7,9 @@
 //! the time that stopping PostgreSQL takes; whoever observes the beats counts from when they *saw*
 //! it, so delay only helps.
 //!
-//! In maintenance mode beats carry a mark, `unattended`: nobody else leads until this node says that
-//! it has stopped. Only a committed mark lifts the guard's deadline, and the guard has one again
-//! before the first beat without the mark is sent.
+//! In maintenance mode beats carry a mark, `unattended`: nobody else leads until this node says
+//! that it has stopped. Only a committed mark lifts the guard's deadline, and the guard has one
+//! again before the first beat without the mark is sent.
 
 mod beat;
 mod facts;

@@ -1,5 +1,5 @@
-//! Whether the postmaster attends to new sessions. The agent's own session says nothing of that: its
-//! backend serves it even while the postmaster hangs or is stopped by a signal.
+//! Whether the postmaster attends to new sessions. The agent's own session says nothing of that:
+//! its backend serves it even while the postmaster hangs or is stopped by a signal.
 
 use super::family::ProcessStat;
 use super::process::Postmaster;

@@ -4,7 +4,8 @@ use super::Server;
 use rustix::fs::statvfs;
 use std::path::Path;
 
-/// PostgreSQL can't begin its next WAL segment with less (16 MiB, unless initdb was told otherwise).
+/// PostgreSQL can't begin its next WAL segment with less (16 MiB, unless initdb was told
+/// otherwise).
 const WAL_BYTES_MIN: u64 = 16 * 1024 * 1024;
 /// Tables grow by pages and by up to 64 of them at once: with less, writes fail already.
 const DATA_BYTES_MIN: u64 = 1024 * 1024;

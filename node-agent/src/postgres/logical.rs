@@ -220,8 +220,8 @@ impl Server {
         Ok(Some(aside))
     }
 
-    /// Puts fetched WAL into `pg_wal`, and removes it where it was. To be called while the server is
-    /// stopped: it removes WAL that no slot needs.
+    /// Puts fetched WAL into `pg_wal`, and removes it where it was. To be called while the server
+    /// is stopped: it removes WAL that no slot needs.
     ///
     /// # Errors
     /// When a file can't be copied.

@@ -205,8 +205,8 @@ impl Server {
         &self.places.mark_file
     }
 
-    /// A primary was left running in maintenance mode: its guard has no deadline, and the agent that
-    /// lifted it has noted that.
+    /// A primary was left running in maintenance mode: its guard has no deadline, and the agent
+    /// that lifted it has noted that.
     #[must_use]
     pub fn left_without_deadline(&self) -> bool {
         let lifted = || {

@@ -15,8 +15,8 @@ FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL OR name NOT IN
 
 impl Server {
     /// `postgresql.conf` (the original becomes `postgresql.base.conf` the first time),
-    /// `pg_hba.conf` and `pg_ident.conf` when they are given and PostgreSQL reads them there, and no
-    /// recovery parameter in `postgresql.auto.conf`. True when something differed.
+    /// `pg_hba.conf` and `pg_ident.conf` when they are given and PostgreSQL reads them there, and
+    /// no recovery parameter in `postgresql.auto.conf`. True when something differed.
     pub(super) async fn write_settings(&self, settings: &Effective) -> Result<bool, Error> {
         let places = &self.places;
         self.restore_copies().await?;

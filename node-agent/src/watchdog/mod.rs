@@ -63,7 +63,8 @@ impl Watchdog {
         Self { config, ttl, open: None, failure: None }
     }
 
-    /// The TTL of the configuration; an open device gets its new timeout with the next [`Self::open`].
+    /// The TTL of the configuration; an open device gets its new timeout with the next
+    /// [`Self::open`].
     pub fn set_ttl(&mut self, ttl: Duration) {
         self.ttl = ttl;
     }

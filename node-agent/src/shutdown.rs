@@ -5,7 +5,6 @@ use crate::clock;
 use crate::dcs::Dcs;
 use crate::postgres::StopMode;
 use crate::run::Agent;
-use node_agent_core::postgres::Postgres;
 use std::time::Duration;
 
 /// PostgreSQL is given this long before it is stopped hard.
@@ -16,14 +15,7 @@ impl Agent {
     /// others; a standby may always.
     fn leaves_running(&self) -> bool {
         let observed = &self.view.borrow().observed;
-        let standby = match &observed.postgres {
-            Postgres::Running(running) => running.in_recovery,
-            Postgres::NoData
-            | Postgres::Unreadable(_)
-            | Postgres::Stopped(_)
-            | Postgres::Starting { .. }
-            | Postgres::Unresponsive { .. } => false,
-        };
+        let standby = observed.postgres.is_standby();
         let plain = observed.cluster.known().is_none_or(|c| c.record.get().is_none());
         self.memory.config.pause && (self.hands.tools.keeper.kept() || (standby && plain))
     }

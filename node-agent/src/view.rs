@@ -7,7 +7,7 @@ use crate::jobs::Gauge;
 use crate::plans::Planned;
 use crate::postgres::Server;
 use node_agent_core::observed::{Cluster, JobKind, Observed};
-use node_agent_core::postgres::{Postgres, Running};
+use node_agent_core::postgres::Running;
 use node_agent_core::rule::Rule;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::config::LocalConfig;
@@ -49,14 +49,7 @@ impl View {
     /// PostgreSQL, when it answers.
     #[must_use]
     pub fn running(&self) -> Option<&Running> {
-        match &self.observed.postgres {
-            Postgres::Running(running) => Some(running),
-            Postgres::NoData
-            | Postgres::Unreadable(_)
-            | Postgres::Stopped(_)
-            | Postgres::Starting { .. }
-            | Postgres::Unresponsive { .. } => None,
-        }
+        self.observed.postgres.running()
     }
 
     /// The role that this member publishes.

@@ -199,6 +199,25 @@ pub enum Postgres {
 }
 
 impl Postgres {
+    /// The server, when it answers.
+    #[must_use]
+    pub fn running(&self) -> Option<&Running> {
+        match self {
+            Self::Running(running) => Some(running),
+            Self::NoData
+            | Self::Unreadable(_)
+            | Self::Stopped(_)
+            | Self::Starting { .. }
+            | Self::Unresponsive { .. } => None,
+        }
+    }
+
+    /// Whether it answers and does not accept writes.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        self.running().is_some_and(|running| running.in_recovery)
+    }
+
     /// Whether the server may be accepting writes: a fact, or what must be feared.
     #[must_use]
     pub fn may_write(&self) -> bool {

@@ -76,7 +76,7 @@ pub(crate) fn lead_read_only(
     {
         return does_not_start(observed);
     }
-    if unacknowledged(cluster) && !settled_for_ack(&observed.postgres) {
+    if unacknowledged(cluster) && !observed.postgres.is_standby() {
         // Nobody to follow before the acknowledgement: it must tell where this datacenter ended.
         return follow(observed, cluster, &Upstream::Nobody, Rule::ReadOnly);
     }
@@ -232,17 +232,6 @@ fn adopt(
 
 fn unacknowledged(cluster: &Cluster) -> bool {
     cluster.record.get().and_then(|r| r.fence.as_ref()).is_some_and(|fence| fence.ack.is_none())
-}
-
-fn settled_for_ack(postgres: &Postgres) -> bool {
-    match postgres {
-        Postgres::Running(running) => running.in_recovery,
-        Postgres::NoData
-        | Postgres::Unreadable(_)
-        | Postgres::Stopped(_)
-        | Postgres::Starting { .. }
-        | Postgres::Unresponsive { .. } => false,
-    }
 }
 
 /// The final position, once PostgreSQL has stopped writing: the shutdown checkpoint of a clean

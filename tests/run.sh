@@ -3,8 +3,11 @@
 # end-to-end tests on real etcd and PostgreSQL.
 #
 #   bash tests/run.sh [FILTER]
+#   FEDERATOR_TEST_POSTGRES=17 bash tests/run.sh [FILTER]
 #
 # FILTER  only tests whose name contains it; format and lints are left out then
+# FEDERATOR_TEST_POSTGRES  the major version of PostgreSQL for every lab: 13, 16, 17 or 18, obtained
+#         by tests/postgresql.sh; default: the highest one installed
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -16,9 +19,19 @@ python_venv() {
     # The tests with Patroni's own tools make a virtual environment.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
-mapfile -t packages < <(packages_to_run; packages_to_build; packages_to_back_up; python_venv)
+patchelf_for_other_versions() {
+    command -v patchelf >/dev/null || echo patchelf
+}
+mapfile -t packages < <(packages_to_run; packages_to_build; packages_to_back_up; python_venv
+    patchelf_for_other_versions)
 install_packages tests "${packages[@]}"
 require_cargo tests
+
+if [ -n "${FEDERATOR_TEST_POSTGRES:-}" ]; then
+    LAB_POSTGRES_BIN_DIR=$(bash tests/postgresql.sh "$FEDERATOR_TEST_POSTGRES")
+    export LAB_POSTGRES_BIN_DIR
+    echo "== $("$LAB_POSTGRES_BIN_DIR/postgres" --version)"
+fi
 
 # The crash points are compiled into the federator for these tests only.
 features=(--features federator/crash-points)

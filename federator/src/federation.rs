@@ -73,11 +73,7 @@ impl Federation {
     /// # Errors
     /// The settings do not name it.
     pub fn dcs(&self, dc: &DcName) -> Result<&Dcs, DcsError> {
-        self.dcs.get(dc).ok_or_else(|| DcsError {
-            dc: dc.clone(),
-            what: "finding it in the settings".into(),
-            attempts: vec!["it is not named there".into()],
-        })
+        self.dcs.get(dc).ok_or_else(|| DcsError::NotNamed(dc.clone()))
     }
 
     /// The datacenters as the inventory holds them.

@@ -163,6 +163,37 @@ pub async fn update_config(
     Err(UpdateError::Contended { dc: dcs.dc().clone(), key: "config" })
 }
 
+/// Changes the dynamic configuration for as long as the record `allows` it. Both are compared in
+/// one transaction: who was overtaken by another operation, however late it wakes up, changes
+/// nothing.
+///
+/// # Errors
+/// No answer, not an object, no record, or the record does not allow it.
+pub async fn update_config_under(
+    dcs: &Dcs,
+    allows: impl Fn(&FederationRecord) -> Result<(), ChangeError>,
+    change: impl Fn(&Map<String, Value>) -> Map<String, Value>,
+) -> Result<(), UpdateError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(record) = read_record(dcs).await? else {
+            return Err(UpdateError::NoRecord(dcs.dc().clone()));
+        };
+        allows(&record.value)?;
+        let found = read_config(dcs).await?;
+        let before = found.as_ref().map(|f| f.value.clone()).unwrap_or_default();
+        let next = change(&before);
+        if found.is_some() && before == next {
+            return Ok(());
+        }
+        let body = text(dcs.dc(), "config", &next)?;
+        let also = Some((Leaf::Federation, record.revision));
+        if dcs.put_while(Leaf::Config, found.map(|f| f.revision), &body, also).await? {
+            return Ok(());
+        }
+    }
+    Err(UpdateError::Contended { dc: dcs.dc().clone(), key: "config" })
+}
+
 /// The closed operations.
 ///
 /// # Errors

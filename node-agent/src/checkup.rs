@@ -58,7 +58,8 @@ impl Checkup {
             let mut state = self.state();
             state.unanswered_since = None;
             state.stopped_since = None;
-            return Health { silent_since: None, disk_full: state.note_disk(disk, now) };
+            let disk_full = state.note_disk(disk, now);
+            return Health { disk_full, ..Health::default() };
         }
         let stopped = server.is_stopped_by_signal();
         let mut state = self.state();
@@ -80,7 +81,7 @@ impl Checkup {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        Health { silent_since, disk_full }
+        Health { silent_since, disk_full, ..Health::default() }
     }
 
     fn ask(&self, server: &Arc<Server>, deadline: Duration) {

@@ -4,7 +4,7 @@
 //! promises, which the REST API and the race for the leader key share, and the messages.
 
 use crate::clock;
-use crate::message::Messenger;
+use crate::message::{Answer, Messenger};
 use node_agent_core::failsafe::{Failsafe, Plan, Reply, Round, Votes};
 use node_agent_core::observed::Observed;
 use node_agent_core::promise::{
@@ -13,7 +13,7 @@ use node_agent_core::promise::{
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::FailsafeMode;
 use node_agent_wire::failsafe::{ACCEPTED, FailsafePing, VoteRequest};
-use node_agent_wire::{MemberName, Revision};
+use node_agent_wire::{Lsn, MemberName, Revision, SlotName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,6 +33,8 @@ struct State {
     promises: Promises,
     receiver: Receiver,
     votes: Option<Votes>,
+    /// What the leader that was accepted last said of its slots.
+    told: BTreeMap<SlotName, Lsn>,
 }
 
 /// The promises of this member. Shared by the loop and the REST API.
@@ -52,7 +54,8 @@ impl Desk {
             settled: false,
             newest: None,
         };
-        let state = State { promises: Promises::default(), receiver, votes: None };
+        let state =
+            State { promises: Promises::default(), receiver, votes: None, told: BTreeMap::new() };
         Self { started_at, state: Mutex::new(state) }
     }
 
@@ -61,7 +64,8 @@ impl Desk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a pass has found. `leads`: the keeper holds the right, or has not given it up yet.
+    /// What a pass has found. `leads`: the keeper holds the right, or has not given it up yet, or
+    /// PostgreSQL is being opened for writes.
     pub fn tell(&self, observed: &Observed, leads: bool) {
         let mut state = self.state();
         let ttl = observed.config.timing.ttl;
@@ -82,6 +86,7 @@ impl Desk {
     /// # Errors
     /// Why this member does not agree.
     pub fn accept(&self, ping: &FailsafePing) -> Result<Boot, NotAccepted> {
+        let slots = &ping.slots;
         let ping = Ping {
             leader: ping.name.clone(),
             beat: ping.beat,
@@ -92,6 +97,11 @@ impl Desk {
         let receiver = state.receiver.clone();
         let before = state.promises.active(clock::boot()).is_some();
         let given = state.promises.accept(clock::boot(), &ping, &receiver);
+        if given.is_ok() {
+            let told = slots.iter().flatten();
+            let slot = |(name, at): (&String, &u64)| Some((SlotName::parse(name)?, Lsn(*at)));
+            state.told = told.filter_map(slot).collect();
+        }
         if given.is_ok() && !before {
             tracing::warn!(leader = %ping.leader, "agreed that the leader goes on without the DCS");
         }
@@ -106,7 +116,8 @@ impl Desk {
         let mut state = self.state();
         let ttl = state.receiver.ttl.max(Duration::from_millis(request.ttl_ms));
         let from = self.started_at + ttl;
-        state.promises.vote(clock::boot(), &request.candidate, request.beat, from)
+        let State { promises, receiver, .. } = &mut *state;
+        promises.vote(clock::boot(), &request.candidate, request.beat, from, receiver)
     }
 
     /// This member is about to take the leader key.
@@ -132,7 +143,7 @@ impl Desk {
     pub fn facts(&self, round: Option<Round>) -> Failsafe {
         let state = self.state();
         let promise = state.promises.active(clock::boot()).cloned();
-        Failsafe { round, promise, votes: state.votes.clone() }
+        Failsafe { round, promise, votes: state.votes.clone(), told: state.told.clone() }
     }
 }
 
@@ -143,6 +154,8 @@ pub struct Question {
     pub plan: Plan,
     /// Addresses of the members' REST APIs.
     pub urls: BTreeMap<MemberName, String>,
+    /// Members that stream from another one.
+    pub cascading: BTreeSet<MemberName>,
     /// The body; the keeper adds beat and TTL.
     pub ping: FailsafePing,
 }
@@ -165,9 +178,13 @@ pub async fn ask(
     let body = serde_json::to_vec(&ping).unwrap_or_default();
     let members = question.plan.terms.members.iter().filter(|name| *name != me);
     let answers = post_all(messenger, members, &question.urls, "failsafe", &body, answer_max(ttl));
-    let reply = |answer: Result<(u16, String), String>| match answer {
-        Ok((200, text)) if text == ACCEPTED => Reply::Accepted,
-        Ok((status, text)) => Reply::Refused(format!("it answers {status}, {}", brief(&text))),
+    let reply = |answer: Result<Answer, String>| match answer {
+        Ok(Answer { status: 200, text, lsn }) if text == ACCEPTED => {
+            Reply::Accepted(lsn.filter(|lsn| *lsn > 0).map(Lsn))
+        }
+        Ok(Answer { status, text, .. }) => {
+            Reply::Refused(format!("it answers {status}, {}", brief(&text)))
+        }
         Err(why) => Reply::Refused(why),
     };
     answers.await.into_iter().map(|(name, answer)| (name, reply(answer))).collect()
@@ -186,10 +203,10 @@ pub async fn ask_votes(
     let mut granted = BTreeSet::new();
     for (name, answer) in answers {
         match answer {
-            Ok((200, _)) => {
+            Ok(Answer { status: 200, .. }) => {
                 granted.insert(name);
             }
-            Ok((status, text)) => {
+            Ok(Answer { status, text, .. }) => {
                 tracing::info!(member = %name, status, why = brief(&text), "it gives no vote");
             }
             Err(why) => tracing::info!(member = %name, why, "it gives no vote"),
@@ -198,7 +215,7 @@ pub async fn ask_votes(
     Votes { asked_at, beat: request.beat, granted }
 }
 
-type Answers = BTreeMap<MemberName, Result<(u16, String), String>>;
+type Answers = BTreeMap<MemberName, Result<Answer, String>>;
 
 async fn post_all(
     messenger: &Messenger,

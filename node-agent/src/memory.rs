@@ -5,6 +5,7 @@ use crate::clock;
 use crate::observe::{Memory, WalRate};
 use node_agent_core::observed::Me;
 use node_agent_core::slots::SlotMemory;
+use node_agent_core::starts::Starts;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
@@ -42,6 +43,8 @@ pub fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         members: BTreeMap::new(),
         sync_names: None,
         start_failures: 0,
+        starts: Starts::default(),
+        start_error: None,
         stopped_by_us: false,
         stand_back_until: None,
         sync_names_set_at: None,
@@ -50,6 +53,7 @@ pub fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         request: None,
         restart_timeout: None,
         planned: None,
+        release_asked_at: None,
         dynamic: None,
         dynamic_cached: None,
         slots: SlotMemory::default(),

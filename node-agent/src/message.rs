@@ -1,12 +1,12 @@
 //! Short questions to other members over their REST API, with a body.
 
+use crate::rest::access::ApiPassword;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use node_agent_wire::config::Credentials;
 use std::time::Duration;
 
 /// No answer of a member is larger.
@@ -16,24 +16,32 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct Messenger {
     client: Client<HttpConnector, Full<Bytes>>,
-    /// Members of one cluster share their password (contract B.2). Never printed.
-    authorization: Option<String>,
+    password: ApiPassword,
+}
+
+/// What a member answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub text: String,
+    /// The header `lsn`: how far the member has come.
+    pub lsn: Option<u64>,
 }
 
 impl Messenger {
     /// With the password that guards the REST API, if one does.
     #[must_use]
-    pub fn new(credentials: Option<&Credentials>) -> Self {
+    pub fn new(password: ApiPassword) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(Duration::from_secs(2)));
         let client =
             Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        let authorization = credentials.and_then(crate::rest::access::authorization);
-        Self { client, authorization }
+        Self { client, password }
     }
 
-    /// `POST` to `leaf` beside `api_url`, which ends in `/patroni` as members publish it. The
-    /// answer's status and text.
+    /// `POST` to `leaf` beside `api_url`, which ends in `/patroni` as members publish it.
     ///
     /// # Errors
     /// In words, why there is no answer; after `deadline` at the latest.
@@ -43,12 +51,12 @@ impl Messenger {
         leaf: &str,
         body: Vec<u8>,
         deadline: Duration,
-    ) -> Result<(u16, String), String> {
+    ) -> Result<Answer, String> {
         let base = api_url.rsplit_once('/').map_or(api_url, |(base, _)| base);
         let mut request = hyper::Request::post(format!("{base}/{leaf}"))
             .header(CONNECTION, "close")
             .header(CONTENT_TYPE, "application/json");
-        if let Some(authorization) = &self.authorization {
+        if let Some(authorization) = self.password.authorization() {
             request = request.header(AUTHORIZATION, authorization);
         }
         let request =
@@ -56,9 +64,11 @@ impl Messenger {
         let exchange = async {
             let answer = self.client.request(request).await.map_err(|error| innermost(&error))?;
             let status = answer.status().as_u16();
+            let lsn = answer.headers().get("lsn").and_then(|value| value.to_str().ok());
+            let lsn = lsn.and_then(|text| text.parse().ok());
             let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await;
             let bytes = body.map_err(|error| error.to_string())?.to_bytes();
-            Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
+            Ok(Answer { status, text: String::from_utf8_lossy(&bytes).into_owned(), lsn })
         };
         match tokio::time::timeout(deadline, exchange).await {
             Ok(answer) => answer,

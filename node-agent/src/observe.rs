@@ -16,8 +16,10 @@ use node_agent_core::observed::{
     Cluster, Job, Lease, Me, Observed, Observer, Poll, RecordView, Request,
 };
 use node_agent_core::postgres::Postgres;
+use node_agent_core::sick::Health;
 use node_agent_core::slots::SlotMemory;
 use node_agent_core::slots::logical::feedback_slot;
+use node_agent_core::starts::{Starts, last_words};
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::Dynamic;
@@ -81,6 +83,10 @@ pub struct Memory {
     pub sync_names: Option<(String, Boot)>,
     /// Starts that failed in a row.
     pub start_failures: u32,
+    /// Ends of PostgreSQL before it came up.
+    pub starts: Starts,
+    /// What the last start failed with.
+    pub start_error: Option<String>,
     /// PostgreSQL was stopped by this agent, to start it in another role.
     pub stopped_by_us: bool,
     /// Stand back until then.
@@ -99,6 +105,8 @@ pub struct Memory {
     pub dynamic: Option<serde_json::Map<String, serde_json::Value>>,
     /// What that copy holds.
     pub dynamic_cached: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Since when the leader is asked to leave this node out of `/sync`.
+    pub release_asked_at: Option<Boot>,
     /// A restart that is planned for later.
     pub planned: Option<Planned>,
     /// What is remembered of slots.
@@ -214,7 +222,11 @@ pub async fn observe(
         memory.start_failures = 0;
         memory.stopped_by_us = false;
     }
-    let health = sources.checkup.look(sources.server, &postgres, &memory.config);
+    note_end(memory, &sources, &postgres);
+    let health = Health {
+        early_end: memory.starts.early_end(),
+        ..sources.checkup.look(sources.server, &postgres, &memory.config)
+    };
     let directory = directory(memory, &sources, &postgres).await;
     let peers: BTreeMap<DcName, _> = sources.links.records();
     learn_slots(memory, sources.slots, cluster.known(), &postgres);
@@ -267,8 +279,22 @@ pub async fn observe(
         sync_lost: memory.stalls.lost(),
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
+        release_asked_at: memory.release_asked_at,
         slots: memory.slots.clone(),
     }
+}
+
+/// Whether PostgreSQL has ended before it came up, and why.
+fn note_end(memory: &mut Memory, sources: &Sources<'_>, postgres: &Postgres) {
+    if !memory.starts.saw(clock::boot(), sources.job.is_some(), postgres) {
+        return;
+    }
+    memory.start_failures = memory.start_failures.max(1);
+    let log = sources.server.log_of_last_start();
+    // What kept it from being started at all is not in its log.
+    let failed = memory.start_error.take().filter(|_| log.is_empty());
+    memory.starts.because(failed.unwrap_or_else(|| last_words(&log)));
+    tracing::warn!(log, "PostgreSQL has ended before it came up");
 }
 
 /// What is known of the data directory beside what PostgreSQL says.
@@ -322,15 +348,12 @@ fn take_read(
     if let Some(object) = cluster::config_object(sources.path, &raw) {
         memory.dynamic = Some(object);
     }
-    if let Some(object) = cluster::config_object(sources.path, &raw) {
-        memory.dynamic = Some(object);
-    }
     memory.raw = Arc::new(raw);
     if memory.config != view.config {
         for warning in &view.config.warnings {
             tracing::warn!(warning, "dynamic configuration");
         }
-        sources.keeper.set_ttl(view.config.timing.ttl);
+        sources.keeper.configure(&view.config);
         memory.config = view.config.clone();
     }
     if let Some(beat) = memory.raw.keys.get(&sources.path.key(Leaf::Position)) {

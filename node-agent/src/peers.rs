@@ -101,6 +101,7 @@ fn read(body: &Value) -> PeerAnswer {
     PeerAnswer::Answered(Standing {
         in_recovery,
         lsn: Lsn(lsn),
+        replayed: Lsn(number("replayed_location").filter(|_| in_recovery).unwrap_or(0)),
         whole: told.unwrap_or_else(|| number("received_location").is_some_and(|at| at > 0)),
         timeline: body
             .get("timeline")
@@ -135,6 +136,7 @@ mod tests {
             "tags": {"nofailover": true, "failover_priority": "3"},
             "xlog": {"received_location": 7, "replayed_location": 6, "paused": false}}));
         assert!(replica.in_recovery && replica.whole && replica.lsn == Lsn(7));
+        assert_eq!((replica.replayed, primary.replayed), (Lsn(6), Lsn(0)));
         assert!(replica.nofailover && replica.watchdog_failed && replica.sees_primary.is_none());
         assert_eq!(replica.failover_priority, 3);
         assert_eq!(read(&json!({"role": "replica", "state": "stopped"})), PeerAnswer::Silent);

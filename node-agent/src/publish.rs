@@ -10,8 +10,9 @@ use node_agent_core::failsafe::plan;
 use node_agent_core::observed::{Cluster, JobKind, Observed, Request};
 use node_agent_core::pause;
 use node_agent_core::postgres::{Postgres, Running};
-use node_agent_core::slots;
-use node_agent_wire::MemberName;
+use node_agent_core::release;
+use node_agent_core::slots::{self, logical, without_dcs::told_now};
+use node_agent_core::source::streams_from;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::FailsafeMode;
 use node_agent_wire::failsafe::FailsafePing;
@@ -19,6 +20,7 @@ use node_agent_wire::history::{self, TimelineHistory};
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::{MemberData, Role, state};
 use node_agent_wire::position::PrimarySeen;
+use node_agent_wire::{Lsn, MemberName, SlotName};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,9 +48,13 @@ pub fn member(
         tags: published_tags(config),
         pause: observed.config.pause.then_some(true),
         grpc: config.grpc.as_ref().map(|g| g.connect_address.clone().unwrap_or(g.listen.clone())),
+        copies_slots: logical::announces_copy(observed),
         why: Some(format!("{} {}: {}", decision.rule.number(), decision.rule.name(), decision.why)),
         ..MemberData::default()
     };
+    if release::leaving(observed, decision) {
+        data.tags.insert("nosync".to_owned(), true.into());
+    }
     if let Postgres::Running(running) = &observed.postgres {
         describe_running(&mut data, running, checkpointed);
     }
@@ -271,7 +277,22 @@ pub fn failsafe_question(
         slots,
         ..FailsafePing::default()
     };
-    Some(Question { plan, urls: failsafe_members(observed, cluster), ping })
+    let others = cluster.members.values().filter(|m| m.name != observed.me.name);
+    let cascading = others.filter(|m| !streams_from(cluster, m, &observed.me.name));
+    let cascading = cascading.map(|m| m.name.clone()).collect();
+    Some(Question { plan, urls: failsafe_members(observed, cluster), cascading, ping })
+}
+
+/// Brings the positions in the question up to date while the DCS is out of reach.
+pub fn refresh_question(question: &mut Question, observed: &Observed) {
+    let (Postgres::Running(running), Some(told)) = (&observed.postgres, &question.ping.slots)
+    else {
+        return;
+    };
+    let read = |(name, at): (&String, &u64)| Some((SlotName::parse(name)?, Lsn(*at)));
+    let earlier = told.iter().filter_map(read).collect();
+    let now = told_now(&earlier, &observed.me.name, running);
+    question.ping.slots = Some(now.into_iter().map(|(n, at)| (n.to_string(), at.0)).collect());
 }
 
 /// The condition of every leader write.
@@ -297,13 +318,14 @@ pub fn beat_facts(
     primary_seen: Option<PrimarySeen>,
 ) -> BeatFacts {
     let before = observed.cluster.known().and_then(|c| c.position.as_ref());
+    let own = before.filter(|p| !p.released && p.leader == observed.me.name);
     let mut facts = BeatFacts {
         epoch: observed.last_record.as_ref().map(|r| r.epoch),
         at_us: observed.wall_us,
         wal_rate_max,
         unattended: pause::may_be_unattended(observed) && keeps_going(observed),
-        was_unattended: before
-            .is_some_and(|p| p.unattended && !p.released && p.leader == observed.me.name),
+        was_unattended: own.is_some_and(|p| p.unattended),
+        was_ttl: own.map_or(Duration::ZERO, |p| Duration::from_millis(p.ttl_ms)),
         primary_seen: primary_seen.or_else(|| before.and_then(|p| p.primary_seen.clone())),
         wrote_at_us: before.and_then(|p| p.wrote_at_us),
         ..BeatFacts::default()

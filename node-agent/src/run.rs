@@ -10,21 +10,21 @@ use crate::failsafe::{Desk, Question};
 use crate::jobs::{Jobs, Outcome, Tools};
 use crate::keeper::{Keeper, KeeperSetup};
 use crate::link::Links;
-use crate::memory::{me, remember};
+use crate::memory::remember;
 use crate::message::Messenger;
 use crate::observe::{Beats, Memory, Sources, observe};
 use crate::peers::Peers;
 use crate::plans;
 use crate::postgres::Server;
 use crate::publish;
-use crate::reload::{Reloaded, reload};
-use crate::settings;
+use crate::rest::access::ApiPassword;
 use crate::stall_watch::watch_stalls;
 use crate::view::{Ask, Handle, View};
 use crate::watch::watch_cluster;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
 use node_agent_core::observed::{JobKind, Observed, Request};
+use node_agent_core::release;
 use node_agent_core::rule::Rule;
 use node_agent_core::time::Boot;
 use node_agent_wire::config::LocalConfig;
@@ -54,7 +54,7 @@ pub struct Agent {
     question: Option<Question>,
     passes: u64,
     /// Read again by a reload.
-    file: PathBuf,
+    pub(crate) file: PathBuf,
     /// A pass has found this node to be part of the cluster.
     joined: bool,
 }
@@ -78,6 +78,7 @@ impl Agent {
     pub async fn new(config: LocalConfig, file: PathBuf) -> Result<(Self, Handle), StartError> {
         let config = Arc::new(config);
         let server = Arc::new(Server::new(&config)?);
+        let password = ApiPassword::new(config.restapi.authentication.clone());
         let endpoints = config.etcd3.endpoints();
         let login = Login {
             username: config.etcd3.username.clone().unwrap_or_default(),
@@ -98,9 +99,9 @@ impl Agent {
             mark_file: server.mark_file().to_owned(),
             kept: server.left_without_deadline(),
             watchdog: config.watchdog.clone(),
-            credentials: config.restapi.authentication.clone(),
+            password: password.clone(),
         };
-        let keeper = Keeper::start(setup, dynamic.timing.ttl).map_err(StartError::Keeper)?;
+        let keeper = Keeper::start(setup, &dynamic).map_err(StartError::Keeper)?;
         let tools = Tools {
             server: server.clone(),
             keeper: Arc::new(keeper),
@@ -122,7 +123,8 @@ impl Agent {
             slots: SlotDesk::default(),
             peers: Peers::default(),
             checkup: Checkup::new(wake.clone()),
-            messenger: Messenger::new(config.restapi.authentication.as_ref()),
+            messenger: Messenger::new(password.clone()),
+            password: password.clone(),
             wake: wake.clone(),
             applied: None,
             leaving: false,
@@ -135,7 +137,7 @@ impl Agent {
         let first = first_view(&mut hands, &mut memory, &beats, &mut links).await;
         let (view, watched) = watch::channel(Arc::new(first));
         let (ask, asks) = mpsc::channel(16);
-        let handle = Handle { config, view: watched, asks: ask, dcs, server, failsafe };
+        let handle = Handle { config, password, view: watched, asks: ask, dcs, server, failsafe };
         let agent = Self {
             hands,
             memory,
@@ -174,7 +176,8 @@ impl Agent {
         let version = tokio::spawn(warn_of_old_etcd(self.hands.dcs.clone()));
         tokio::pin!(stop);
         loop {
-            let pause = self.pass().await;
+            // Most of a pass is its facts: on the heap.
+            let pause = Box::pin(self.pass()).await;
             if self.hands.leaving {
                 watcher.abort();
                 version.abort();
@@ -202,7 +205,7 @@ impl Agent {
     async fn asked(&mut self, ask: Option<Ask>) {
         let Some(ask) = ask else { return };
         if let Ask::Reload = ask {
-            return self.reload();
+            return self.reload().await;
         }
         if let Ask::Reinitialize { force, from_leader, reply } = ask {
             let busy =
@@ -217,23 +220,6 @@ impl Agent {
         if let Some(reply) = plans::take(&mut self.memory, busy, ask) {
             self.hands.restart_reply = Some(reply);
         }
-    }
-
-    fn reload(&mut self) {
-        let read = match settings::read(&self.file) {
-            Ok(read) => read,
-            Err(error) => {
-                tracing::error!(%error, "the configuration file is not taken over");
-                return;
-            }
-        };
-        let Reloaded { config, held_back } = reload(&self.hands.config, read.config);
-        for key in held_back {
-            tracing::warn!(key, "this change needs a restart of the agent");
-        }
-        self.memory.me = me(&config);
-        self.hands.config = Arc::new(config);
-        tracing::info!(file = %self.file.display(), "the configuration file is read again");
     }
 
     /// Before this node has ever been part of the cluster: its data directory is another cluster's,
@@ -278,6 +264,7 @@ impl Agent {
             );
             self.last_line = line;
         }
+        self.memory.release_asked_at = release::asked_at(&observed, &decision);
         self.tell_keeper(&observed);
         let checkpointed = self.hands.tools.checkpointed.load(Ordering::SeqCst);
         let mut member = publish::member(&self.hands.config, &observed, &decision, checkpointed);
@@ -367,15 +354,24 @@ impl Agent {
         }
         if let Some(cluster) = observed.cluster.known() {
             self.question = publish::failsafe_question(&self.hands.config, observed, cluster);
+        } else if let Some(question) = &mut self.question {
+            publish::refresh_question(question, observed);
         }
         facts.failsafe = self.question.clone();
-        let leads = self.hands.tools.keeper.held_until().is_some();
+        let keeper = &self.hands.tools.keeper;
+        // By a right that may be lost before the writes are seen.
+        let opens = observed
+            .job
+            .as_ref()
+            .is_some_and(|job| matches!(job.kind, JobKind::Start | JobKind::Promote));
+        let leads = keeper.held_until().is_some() || opens && keeper.armed();
         self.hands.tools.failsafe.tell(observed, leads);
         self.hands.tools.keeper.tell(facts);
     }
 
     fn ended(&mut self, outcome: Outcome) {
         let Outcome { job, result } = outcome;
+        self.memory.starts.work_ended(job.kind, result.is_err());
         let ms = u64::try_from(clock::boot().since(job.since).as_millis()).unwrap_or(u64::MAX);
         match result {
             Ok(()) => tracing::info!(work = ?job.kind, ms, "done"),
@@ -385,6 +381,7 @@ impl Agent {
                 let pause = match job.kind {
                     JobKind::Start | JobKind::Bootstrap | JobKind::Restart => {
                         self.memory.start_failures += 1;
+                        self.memory.start_error = Some(error);
                         return;
                     }
                     JobKind::Promote => self.memory.config.timing.ttl,
@@ -408,10 +405,11 @@ async fn read_cluster(
     anew: bool,
 ) -> Result<(RawCluster, Boot), DcsError> {
     let timing = memory.config.timing;
-    hands.dcs.mirror.trust_for(timing.ttl * 2 / 5);
+    let lease_time = memory.config.lease_time();
+    hands.dcs.mirror.trust_for(lease_time * 2 / 5);
     // A primary that loses the DCS needs time to stop cleanly.
     let left = hands.tools.keeper.held_until().map(|until| {
-        let stop = until - node_agent_core::failsafe::stop_ahead(timing.ttl);
+        let stop = until - node_agent_core::failsafe::stop_ahead(lease_time);
         clock::boot().until(stop).max(READ_MIN)
     });
     let deadline = timing.retry_timeout.min(left.unwrap_or(timing.retry_timeout));

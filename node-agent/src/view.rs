@@ -6,6 +6,7 @@ use crate::failsafe::Desk;
 use crate::jobs::Gauge;
 use crate::plans::Planned;
 use crate::postgres::Server;
+use crate::rest::access::ApiPassword;
 use node_agent_core::observed::{Cluster, JobKind, Observed};
 use node_agent_core::postgres::Running;
 use node_agent_core::rule::Rule;
@@ -115,6 +116,8 @@ pub enum Ask {
 pub struct Handle {
     /// The local configuration.
     pub config: Arc<LocalConfig>,
+    /// What guards the REST API.
+    pub password: ApiPassword,
     /// The last pass. The first value is published before any server listens.
     pub view: watch::Receiver<Arc<View>>,
     /// Requests into the loop.

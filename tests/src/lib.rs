@@ -9,12 +9,15 @@
 //! its message.
 
 pub mod agent_log;
+pub mod agents;
+pub mod by_hand;
 pub mod command;
 pub mod divergence;
 pub mod federation;
 pub mod federator;
 pub mod isolation;
 pub mod patience;
+pub mod patroni;
 pub mod patronictl;
 pub mod programs;
 pub mod repository;
@@ -22,4 +25,5 @@ pub mod rest;
 pub mod rig;
 pub mod rows;
 pub mod scene;
+pub mod servers;
 pub mod store;

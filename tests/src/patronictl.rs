@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lab::render::{NAMESPACE, scope};
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 use crate::command::{self, Finished};
+use crate::patience::until;
 use crate::programs;
 use crate::rig::Rig;
 
@@ -40,13 +42,14 @@ pub const NO_WAY: [&str; 7] = [
 pub async fn install() -> Result<PathBuf, String> {
     let place = programs::cache("patroni");
     let (program, done) = (place.join("bin/patronictl"), place.join("installed"));
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    let _lock = alone(&place).await;
     if fs::read_to_string(&done).is_ok_and(|package| package == PACKAGE) {
         return Ok(program);
     }
     if place.exists() {
         fs::remove_dir_all(&place).unwrap();
     }
-    fs::create_dir_all(place.parent().unwrap()).unwrap();
     let venv = [Path::new("-m"), Path::new("venv"), &place];
     let _ = command::run(Path::new("python3"), &venv, &[], INSTALL).await.expect(0);
     let pip = place.join("bin/pip");
@@ -59,6 +62,16 @@ pub async fn install() -> Result<PathBuf, String> {
     }
     fs::write(&done, PACKAGE).unwrap();
     Ok(program)
+}
+
+/// Held by one test at a time: the others wait, and find it installed.
+async fn alone(place: &Path) -> fs::File {
+    let file = fs::File::create(place.with_extension("lock")).unwrap();
+    until("the end of another test's installation", INSTALL, async || {
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| error.to_string())
+    })
+    .await;
+    file
 }
 
 /// The command line, against one lab.

@@ -1,8 +1,9 @@
 //! A federation for one test: started on a free network, taken down at the end, its logs kept when
 //! the test fails.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,8 @@ impl Rig {
     /// When that fails.
     #[must_use]
     pub fn start(test: &'static str, topology: &str) -> Self {
-        Self::start_file(test, &programs::repository().join("topologies").join(topology), None)
+        let file = programs::repository().join("topologies").join(topology);
+        Self::start_file(test, &file, LabOptions::default())
     }
 
     /// Starts a topology that the test writes itself (see `topologies/README.md`; `dynamic` and
@@ -56,7 +58,20 @@ impl Rig {
     /// When that fails.
     #[must_use]
     pub fn start_with(test: &'static str, topology: &str) -> Self {
-        Self::start_text(test, topology, None)
+        Self::start_text(test, topology, LabOptions::default())
+    }
+
+    /// As [`Self::start_with`], with another program than our agent on some nodes.
+    ///
+    /// # Panics
+    /// When that fails.
+    #[must_use]
+    pub fn start_mixed(
+        test: &'static str,
+        topology: &str,
+        agents: BTreeMap<String, PathBuf>,
+    ) -> Self {
+        Self::start_text(test, topology, LabOptions { agents, ..LabOptions::default() })
     }
 
     /// As [`Self::start_with`], every host in a network namespace of its own. To be called within
@@ -70,22 +85,24 @@ impl Rig {
         topology: &str,
         namespaces: &Arc<Namespaces>,
     ) -> Self {
-        Self::start_text(test, topology, Some(namespaces.clone()))
+        let namespaces = Some(namespaces.clone());
+        Self::start_text(test, topology, LabOptions { namespaces, ..LabOptions::default() })
     }
 
-    fn start_text(test: &'static str, topology: &str, namespaces: Option<Arc<Namespaces>>) -> Self {
+    fn start_text(test: &'static str, topology: &str, options: LabOptions) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("a directory: {e}"));
         let file = dir.path().join("topology.yaml");
         fs::write(&file, topology).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-        Self::start_file(test, &file, namespaces)
+        Self::start_file(test, &file, options)
     }
 
-    fn start_file(test: &'static str, file: &Path, namespaces: Option<Arc<Namespaces>>) -> Self {
+    fn start_file(test: &'static str, file: &Path, options: LabOptions) -> Self {
         let topology = file.display();
         let bin_dir = Some(programs::directory().to_owned());
         let place = LabOptions::for_test(&format!("{PREFIX}{test}"));
         let place = place.unwrap_or_else(|error| panic!("no place for a lab: {error}"));
-        let options = LabOptions { bin_dir, namespaces, ..place };
+        let LabOptions { namespaces, agents, .. } = options;
+        let options = LabOptions { bin_dir, namespaces, agents, ..place };
         let lab = tokio::task::block_in_place(|| {
             remove_orphans()?;
             let lab = TemporaryLab::new(Lab::create(file, &options)?);

@@ -88,6 +88,16 @@ pub async fn value(access: &Access, node: &Node, sql: &str) -> Result<String, St
     row.try_get(0).map_err(|error| format!("{sql} on {}: {error}", node.name))
 }
 
+/// Runs statements on a node.
+///
+/// # Errors
+/// In words: the node cannot be reached, refuses, or does not end in time.
+pub async fn run(access: &Access, node: &Node, sql: &str) -> Result<(), String> {
+    let client = connect(access, node).await?;
+    let done = within("changing", &node.name, READ_LIMIT, client.batch_execute(sql)).await;
+    done.map_err(|error| error.to_string())
+}
+
 /// How a standby refuses a write, in PostgreSQL's words. The prober has made the table.
 ///
 /// # Errors

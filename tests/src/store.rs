@@ -1,15 +1,17 @@
 //! One datacenter's etcd, seen and changed past all agents.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions, WatchOptions};
 use lab::Lab;
 use lab::render::{NAMESPACE, scope};
 use node_agent_wire::DcName;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::history::{TimelineHistory, from_rows};
 use node_agent_wire::keys::{ClusterPath, Leaf};
+use tokio::task::JoinHandle;
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -17,6 +19,27 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub struct Store {
     client: Client,
     path: ClusterPath,
+}
+
+/// A record of changes. Dropped, it stops.
+pub struct Changes {
+    seen: Arc<Mutex<Vec<(String, String)>>>,
+    task: JoinHandle<()>,
+}
+
+impl Changes {
+    /// Key below the cluster's prefix and value, in the order of the store; a deletion has no
+    /// value.
+    #[must_use]
+    pub fn so_far(&self) -> Vec<(String, String)> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// A key's value and the revision at which it was last written.
@@ -70,6 +93,28 @@ impl Store {
         let key = self.path.key(leaf);
         let written = self.client.clone().put(key.as_str(), value, None).await;
         assert!(written.is_ok(), "writing {key}: {written:?}");
+    }
+
+    /// Begins to record every change of the cluster's keys.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn changes(&self) -> Changes {
+        let prefix = WatchOptions::new().with_prefix();
+        let stream = self.client.clone().watch(self.path.prefix(), Some(prefix)).await;
+        let mut stream = stream.unwrap_or_else(|error| panic!("watching: {error}"));
+        let seen: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+        let kept = seen.clone();
+        let begins = self.path.prefix().len();
+        let task = tokio::spawn(async move {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            while let Ok(Some(answer)) = stream.message().await {
+                let pairs = answer.events().iter().filter_map(|event| event.kv());
+                let pairs = pairs.map(|kv| (text(&kv.key()[begins..]), text(kv.value())));
+                kept.lock().unwrap_or_else(PoisonError::into_inner).extend(pairs);
+            }
+        });
+        Changes { seen, task }
     }
 
     /// Removes every key of the cluster.

@@ -6,32 +6,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::time::Duration;
-
 use federator_tests::agent_log::Mark;
+use federator_tests::agents::ask;
 use federator_tests::patience::until;
-use federator_tests::rest;
 use federator_tests::rig::{ROWS, Rig};
 use federator_tests::scene::Scene;
 use federator_tests::store::Store;
 use lab::Part;
-use lab::layout::REST_PORT;
 use node_agent_core::rule::Rule;
 use node_agent_wire::keys::Leaf;
 use node_agent_wire::position::Position;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-const ANSWER: Duration = Duration::from_secs(60);
-
-async fn ask(rig: &Rig, node: &str, method: &str, path: &str, body: Value) -> rest::Answer {
-    let address = rig.lab.layout.host(node).unwrap().at(REST_PORT);
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    rest::request(address, method, path, &body, ANSWER).await.unwrap()
-}
-
 async fn set_pause(rig: &Rig, node: &str, pause: Value) {
-    let answer = ask(rig, node, "PATCH", "/config", json!({"pause": pause})).await;
+    let answer = ask(rig, node, "PATCH", "/config", &json!({"pause": pause})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
@@ -99,7 +88,7 @@ async fn maintenance_mode_leaves_postgresql_alone() {
     })
     .await;
     let body = json!({"leader": primary, "candidate": candidate});
-    let answer = ask(rig, &primary, "POST", "/switchover", body).await;
+    let answer = ask(rig, &primary, "POST", "/switchover", &body).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(rig.complete("dc1"), candidate, "the former primary follows");
     set_pause(rig, &primary, Value::Null).await;
@@ -132,7 +121,7 @@ async fn without_etcd(scene: &Scene, store: &Store, primary: &str) {
     })
     .await;
     rig.rows(&scene.writer, 100).await;
-    let health = ask(rig, primary, "GET", "/primary", Value::Null).await;
+    let health = ask(rig, primary, "GET", "/primary", &Value::Null).await;
     assert_eq!(health.status, 200, "load balancers still find the primary");
     rig.start_dc("dc1");
     led_by(store, Some(primary)).await;
@@ -144,7 +133,7 @@ async fn stays_down(scene: &Scene, replica: &str) {
     let rig = &scene.rig;
     let postmaster = rig.signal(replica, Part::Postmaster, Signal::INT);
     until("the replica to be seen down", ROWS, async || {
-        let answer = ask(rig, replica, "GET", "/patroni", Value::Null).await;
+        let answer = ask(rig, replica, "GET", "/patroni", &Value::Null).await;
         let body: Value = serde_json::from_str(&answer.body).map_err(|e| e.to_string())?;
         let down = body["rule"] == Rule::PausedDown.number() && body["state"] == "stopped";
         if down && !postmaster.identity.is_alive() { Ok(()) } else { Err(answer.body) }

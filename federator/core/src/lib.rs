@@ -6,6 +6,7 @@
 //! that an executor may make to a federation record.
 
 pub mod change;
+pub mod conditions;
 pub mod configuration;
 pub mod evidence;
 pub mod guards;

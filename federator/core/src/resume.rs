@@ -6,8 +6,8 @@
 
 use crate::change::moves_primary;
 use crate::inventory::Inventory;
-use node_agent_wire::federation::{Operation, Phase};
-use node_agent_wire::{DcName, Epoch};
+use node_agent_wire::DcName;
+use node_agent_wire::federation::{FederationRecord, Operation, Phase};
 
 /// Where an open operation can go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,8 @@ pub enum Direction {
     Forward,
     /// Turned back, only back.
     Back,
-    /// The target has closed it: the copies that are left only need clearing.
+    /// The target has closed it, or a later change of primary has overtaken it: the copies that are
+    /// left only need clearing.
     Over,
     /// The record that counts can't be read now.
     Unknown,
@@ -35,9 +36,13 @@ pub struct OpenOperation {
     pub held_by: Vec<DcName>,
 }
 
-/// The direction of the copy that counts, in a record at `epoch`.
+/// The direction of the copy that counts, in the target's `record`.
 #[must_use]
-pub fn direction(operation: &Operation, epoch: Epoch) -> Direction {
+pub fn direction(operation: &Operation, record: &FederationRecord) -> Direction {
+    if overtaken(operation, record) {
+        return Direction::Over;
+    }
+    let epoch = record.epoch;
     match operation.phase {
         Phase::Aborting => Direction::Back,
         Phase::Committed => Direction::Forward,
@@ -46,6 +51,14 @@ pub fn direction(operation: &Operation, epoch: Epoch) -> Direction {
         }
         Phase::Running => Direction::Either,
     }
+}
+
+/// Whether another datacenter has become primary since, by an operator's word while the target was
+/// out of sight: then neither way can be gone to its end, and neither changes anything any more.
+fn overtaken(operation: &Operation, record: &FederationRecord) -> bool {
+    let next = operation.next_epoch;
+    let another = record.epoch == next && record.primary != operation.to;
+    moves_primary(operation.kind) && (record.epoch > next || another)
 }
 
 /// Every operation that some record holds, those that count first.
@@ -62,9 +75,7 @@ pub fn open_operations(inventory: &Inventory) -> Vec<OpenOperation> {
         let (operation, direction) = match target {
             None => (operation, Direction::Unknown),
             Some(record) => match &record.operation {
-                Some(counts) if counts.id == operation.id => {
-                    (counts, direction(counts, record.epoch))
-                }
+                Some(counts) if counts.id == operation.id => (counts, direction(counts, record)),
                 Some(_) | None => (operation, Direction::Over),
             },
         };
@@ -81,7 +92,8 @@ pub fn open_operations(inventory: &Inventory) -> Vec<OpenOperation> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{inventory, operation};
+    use crate::fixture::{inventory, operation, record};
+    use node_agent_wire::Epoch;
     use node_agent_wire::federation::OperationKind;
 
     fn set(inventory: &mut Inventory, dc: &str, operation: Option<Operation>, epoch: u64) {
@@ -89,6 +101,24 @@ mod tests {
         let record = &mut view.record.as_mut().expect("record").value;
         record.operation = operation;
         record.epoch = Epoch(epoch);
+        record.primary = if epoch > 1 { "dc2" } else { "dc1" }.into();
+    }
+
+    #[test]
+    fn what_another_epoch_has_overtaken_is_over() {
+        use OperationKind::{Rejoin, Switchover};
+        for (kind, phase, epoch, primary, expected) in [
+            (Switchover, Phase::Committed, 2, "dc2", Direction::Forward),
+            (Switchover, Phase::Committed, 3, "dc1", Direction::Over),
+            (Switchover, Phase::Running, 2, "dc3", Direction::Over),
+            (Switchover, Phase::Aborting, 2, "dc3", Direction::Over),
+            (Switchover, Phase::Aborting, 1, "dc1", Direction::Back),
+            (Rejoin, Phase::Running, 3, "dc1", Direction::Either),
+        ] {
+            let operation = Operation { phase, ..operation(kind, "dc1", "dc2") };
+            let found = direction(&operation, &record("dc2", epoch, primary));
+            assert_eq!(found, expected, "{kind} {phase:?} {epoch} {primary}");
+        }
     }
 
     #[test]

@@ -127,10 +127,7 @@ async fn clear(session: &Session, open: &OpenOperation) -> Exit {
     match cleared {
         Ok(records) => {
             for record in records {
-                println!(
-                    "{} closed it already; its copy in {} is cleared.",
-                    open.operation.to, record.dc
-                );
+                println!("It is over; its copy in the record of {} is cleared.", record.dc);
                 if record.fence.is_some() {
                     println!("{} is still fenced. Look at: federator status", record.dc);
                 }

@@ -9,6 +9,7 @@ use crate::federation::Federation;
 use crate::records::{UpdateError, need_record, update_record};
 use crate::render::Progress;
 use federator_core::change::{self, AbortBegun};
+use federator_core::conditions::way_back_needs;
 use federator_core::history::Outcome;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::{FederationRecord, Operation, OperationKind};
@@ -71,7 +72,12 @@ pub async fn abort(
         match update_record(dcs, |record| change::turn_back(record, &proof)).await {
             Ok(_) => others.push(dc.clone()),
             Err(UpdateError::NoRecord(_)) => {}
-            Err(why @ UpdateError::Dcs(_)) => silent(operation, dc, why, progress)?,
+            Err(why @ UpdateError::Dcs(_)) if way_back_needs(operation, dc) => {
+                return Err(AbortError::Silent { dc: dc.clone(), why });
+            }
+            Err(why @ UpdateError::Dcs(_)) => progress.say(&format!(
+                "if {dc} holds a copy of the operation, it stays there for now: {why}"
+            )),
             Err(error) => return Err(error.into()),
         }
     }
@@ -80,21 +86,6 @@ pub async fn abort(
     crash::point(crash::WAY_BACK, Boundary::After);
     end(federation, counts, &others, Outcome::Aborted, None).await?;
     Ok(back)
-}
-
-/// The former primary of a switchover has to answer; another datacenter is only told.
-fn silent(
-    operation: &Operation,
-    dc: &DcName,
-    why: UpdateError,
-    progress: &Progress,
-) -> Result<(), AbortError> {
-    let fenced = operation.kind == OperationKind::Switchover && operation.from.as_ref() == Some(dc);
-    if fenced {
-        return Err(AbortError::Silent { dc: dc.clone(), why });
-    }
-    progress.say(&format!("if {dc} holds a copy of the operation, it stays there for now: {why}"));
-    Ok(())
 }
 
 /// Waits until the former primary accepts writes again.

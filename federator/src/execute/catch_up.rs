@@ -2,6 +2,8 @@
 //! said where its shutdown checkpoint begins: who has replayed beyond that has it all.
 
 use super::context::{Context, StepError, Wait};
+use federator_core::conditions::{CatchUp, catch_up};
+use node_agent_wire::TimelineId;
 use std::time::Duration;
 
 /// The pause between two looks, inside the write pause.
@@ -26,14 +28,25 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
             Ok(replay) => {
                 // The WAL receiver ends with the primary: what it received last still counts.
                 context.timeline = replay.timeline.or(context.timeline);
-                match replay.lsn {
-                    Some(lsn) if lsn > ack.checkpoint => {
-                        check_timeline(context, ack.timeline).await?;
+                let Some(lsn) = replay.lsn else {
+                    return Err(missing("the leader of the target is no standby"));
+                };
+                let mut state = catch_up(&ack, lsn, context.timeline);
+                if state == CatchUp::TimelineUnknown {
+                    state = catch_up(&ack, lsn, Some(timeline(context).await?));
+                }
+                match state {
+                    CatchUp::Complete => {
                         context.session = Some(session);
                         return Ok(format!("{to} has replayed up to {lsn}"));
                     }
-                    Some(lsn) => format!("replayed up to {lsn}"),
-                    None => return Err(missing("the leader of the target is no standby")),
+                    CatchUp::OtherTimeline(found) => {
+                        let expected = ack.timeline;
+                        return Err(StepError::OtherTimeline { dc: to, found, expected });
+                    }
+                    CatchUp::Behind | CatchUp::TimelineUnknown => {
+                        format!("replayed up to {lsn}")
+                    }
                 }
             }
             Err(error) => {
@@ -48,24 +61,12 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     }
 }
 
-/// A position means the same only on the same timeline.
-async fn check_timeline(
-    context: &Context<'_>,
-    expected: node_agent_wire::TimelineId,
-) -> Result<(), StepError> {
-    let dc = context.plan.to.clone();
-    let found = match context.timeline {
-        Some(timeline) => timeline,
-        None => {
-            let cluster = context.federation.cluster(&dc).await?;
-            let address = cluster
-                .leader_grpc()
-                .ok_or_else(|| StepError::Missing(format!("{dc} has no leader with an agent")))?;
-            context.federation.links.status(address).await?.timeline
-        }
-    };
-    if found == expected {
-        return Ok(());
-    }
-    Err(StepError::OtherTimeline { dc, found, expected })
+/// The target's timeline, by its leader's agent.
+async fn timeline(context: &Context<'_>) -> Result<TimelineId, StepError> {
+    let dc = &context.plan.to;
+    let cluster = context.federation.cluster(dc).await?;
+    let address = cluster
+        .leader_grpc()
+        .ok_or_else(|| StepError::Missing(format!("{dc} has no leader with an agent")))?;
+    Ok(context.federation.links.status(address).await?.timeline)
 }

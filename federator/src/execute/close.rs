@@ -59,16 +59,8 @@ pub(super) async fn end(
         if !others.contains(dc) {
             continue;
         }
-        // A former primary that does not follow yet learns of the new epoch, fenced, before the
-        // operation lets go of it.
-        update_record(dcs, |record| match &winner {
-            Some(winner) => {
-                let by = &operation.by;
-                change::supersede(record, winner, Some(&operation.id), by, now_us())
-            }
-            None => change::release(record, &operation.id),
-        })
-        .await?;
+        update_record(dcs, |record| change::let_go(record, winner.as_ref(), operation, now_us()))
+            .await?;
     }
     let dcs = federation.dcs(&operation.to)?;
     append_history(dcs, &entry).await?;

@@ -3,10 +3,10 @@
 use super::context::{Context, StepError};
 use crate::clock::now_us;
 use crate::records::{need_record, update_record};
-use federator_core::change;
 use federator_core::evidence::FencingEvidence;
 use federator_core::plan::StepKind;
-use node_agent_wire::federation::{Evidence, JournalEntry, OperationKind};
+use federator_core::{change, conditions};
+use node_agent_wire::federation::JournalEntry;
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let evidence = evidence(context).await?;
@@ -35,19 +35,12 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
 /// The evidence, checked again where it can have changed since it was taken.
 async fn evidence(context: &Context<'_>) -> Result<FencingEvidence, StepError> {
     let operation = context.plan.operation();
-    if operation.kind == OperationKind::Promotion {
-        let evidence = FencingEvidence::of(&operation)?;
-        if let Evidence::Acknowledged { .. } = evidence.recorded() {
-            let former = need_record(context.federation.dcs(&context.from()?)?).await?;
-            change::still_acknowledged(&former, &operation.id)?;
-        }
-        return Ok(evidence);
-    }
-    let former = context
-        .former
-        .as_ref()
-        .ok_or_else(|| StepError::Missing("the former primary has not acknowledged".into()))?;
+    let read = match conditions::commit_reads_former(&operation) {
+        true => Some(need_record(context.federation.dcs(&context.from()?)?).await?),
+        false => None,
+    };
     let target = context.inventory.view(&context.plan.to);
     let system = target.and_then(|view| view.initialize.as_ref());
-    Ok(FencingEvidence::acknowledged(former, Some(&operation), system)?)
+    let former = read.as_ref().or(context.former.as_ref());
+    Ok(conditions::commit_evidence(&operation, former, system)?)
 }

@@ -10,6 +10,7 @@ use crate::records::{UpdateError, update_record};
 use crate::render::Progress;
 use crate::sql::{Session, SqlError};
 use federator_core::change::{self, ChangeError};
+use federator_core::conditions::NoEvidence;
 use federator_core::evidence::EvidenceError;
 use federator_core::inventory::{Inventory, NodeView};
 use federator_core::plan::{Plan, StepKind};
@@ -70,6 +71,16 @@ pub enum StepError {
 impl From<ChangeError> for StepError {
     fn from(error: ChangeError) -> Self {
         Self::Update(UpdateError::Change(error))
+    }
+}
+
+impl From<NoEvidence> for StepError {
+    fn from(error: NoEvidence) -> Self {
+        match error {
+            NoEvidence::Evidence(error) => error.into(),
+            NoEvidence::Change(error) => error.into(),
+            NoEvidence::FormerUnknown => Self::Missing(error.to_string()),
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use crate::clock::now_us;
 use crate::federation::{Cluster, Federation};
 use crate::records::{UpdateError, need_record, update_record};
 use federator_core::change;
-use node_agent_wire::federation::{FederationRecord, OperationKind};
+use federator_core::conditions::{self, FenceWord};
+use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::{DcName, Epoch, OperationId};
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     let from = context.from()?;
     let operation = context.plan.operation();
     let dcs = context.federation.dcs(&from)?;
-    if context.plan.kind == OperationKind::Promotion {
+    if !conditions::fence_needs_answer(context.plan.kind) {
         let fenced = update_record(dcs, |record| change::fence(record, &operation, now_us())).await;
         return match fenced {
             Ok(_) => Ok(format!("the record of {from} is fenced")),
@@ -57,10 +58,12 @@ pub async fn await_acknowledgement(
     let what = format!("the primary of {dc} to acknowledge its fence");
     loop {
         let seen = match need_record(federation.dcs(dc)?).await {
-            Ok(record) => match &record.fence {
-                Some(fence) if fence.ack.is_some() => return Ok(record),
-                Some(_) => "fenced, not acknowledged".to_owned(),
-                None => return Err(StepError::Missing(format!("the fence of {dc} was lifted"))),
+            Ok(record) => match FenceWord::of(&record) {
+                FenceWord::Acknowledged(_) => return Ok(record),
+                FenceWord::Awaited => "fenced, not acknowledged".to_owned(),
+                FenceWord::Lifted => {
+                    return Err(StepError::Missing(format!("the fence of {dc} was lifted")));
+                }
             },
             Err(UpdateError::Dcs(error)) => error.to_string(),
             Err(error) => return Err(error.into()),

@@ -25,7 +25,8 @@ pub use context::{Context, StepError};
 pub use fence::{await_acknowledgement, trigger};
 
 use crate::crash::{self, Boundary};
-use federator_core::change::{ChangeError, moves_primary};
+use federator_core::change::ChangeError;
+use federator_core::conditions::{self, AfterFailure};
 use federator_core::plan::StepKind;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::Phase;
@@ -73,8 +74,7 @@ pub async fn run(context: &mut Context<'_>, phase: Phase) -> Ending {
     let steps = context.plan.steps.clone();
     let count = steps.len();
     for (index, step) in steps.iter().enumerate() {
-        let before_commit = !step.past_commit && moves_primary(context.plan.kind);
-        if committed && before_commit {
+        if !conditions::due(step, context.plan.kind, committed) {
             continue;
         }
         let started = Instant::now();
@@ -167,19 +167,17 @@ async fn failed(
     committed: bool,
     error: StepError,
 ) -> Ending {
-    if matches!(kind, StepKind::Record | StepKind::Supersede) {
-        return Ending::NotTaken(error);
-    }
-    if kind == StepKind::Take && context.released {
-        return Ending::NotTaken(error);
-    }
     let step = kind.name();
-    if committed {
-        return Ending::Partly { step, why: error, next: "federator resume" };
-    }
-    if !moves_primary(context.plan.kind) {
-        let next = "federator resume, or federator abort";
-        return Ending::Partly { step, why: error, next };
+    match conditions::after_failure(context.plan.kind, kind, committed, context.released) {
+        AfterFailure::NotTaken => return Ending::NotTaken(error),
+        AfterFailure::StaysCommitted => {
+            return Ending::Partly { step, why: error, next: "federator resume" };
+        }
+        AfterFailure::Stays => {
+            let next = "federator resume, or federator abort";
+            return Ending::Partly { step, why: error, next };
+        }
+        AfterFailure::TurnBack => {}
     }
     context.progress.say("turning back: nothing has been committed");
     match abort(context.federation, &context.plan.operation(), context.limit, context.progress)

@@ -2,7 +2,8 @@
 //! that no poll interval is waited for.
 
 use super::context::{Context, StepError, Wait};
-use crate::records::update_config;
+use crate::records::update_config_under;
+use federator_core::change;
 use federator_core::configuration::as_primary;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,10 @@ const RETRY: Duration = Duration::from_millis(50);
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let to = context.plan.to.clone();
     let dcs = context.federation.dcs(&to)?;
-    update_config(dcs, |config| as_primary(&config.cloned().unwrap_or_default())).await?;
+    let (epoch, id) = (context.plan.next_epoch, context.plan.id.clone());
+    update_config_under(dcs, |record| change::may_lead(record, &id), as_primary).await?;
     let wait = Wait::new(context.limit);
     let what = format!("a node of {to} to accept writes");
-    let (epoch, id) = (context.plan.next_epoch, context.plan.id.clone());
     loop {
         let cluster = context.federation.cluster(&to).await?;
         let seen = match (cluster.leader_grpc(), &cluster.leader) {

@@ -3,11 +3,12 @@
 
 use super::context::{Context, POLL, StepError, Wait};
 use crate::federation::Federation;
-use crate::records::{UpdateError, need_record, update_config, update_record};
+use crate::records::{UpdateError, need_record, update_config, update_config_under, update_record};
 use federator_core::change;
+use federator_core::conditions::to_repoint;
 use federator_core::configuration::{as_standby_of, with_slots};
 use node_agent_wire::DcName;
-use node_agent_wire::federation::{FederationRecord, OperationKind};
+use node_agent_wire::federation::FederationRecord;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -18,13 +19,8 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     let to = context.plan.to.clone();
     let winner = need_record(context.federation.dcs(&to)?).await?;
     let hosts = context.federation.cluster(&to).await?.postgres_addresses();
-    let mut list: Vec<DcName> = context.plan.followers.iter().cloned().collect();
-    // A lost primary keeps its fence until it is rejoined: its data may have diverged.
-    if context.plan.kind == OperationKind::Switchover {
-        list.extend(context.plan.from.clone());
-    }
     let mut repointed = Vec::new();
-    for dc in list {
+    for dc in to_repoint(&context.plan) {
         let wait = Wait::new(SILENCE_LIMIT);
         loop {
             match one(context, &dc, &hosts, &winner).await {
@@ -57,10 +53,28 @@ async fn one(
     hosts: &[(String, u16)],
     winner: &FederationRecord,
 ) -> Result<(), UpdateError> {
-    configure(context.federation, dc, hosts, None).await?;
+    configure_under(context, dc, hosts, winner).await?;
     let dcs = context.federation.dcs(dc)?;
     update_record(dcs, |record| change::follow(record, winner, &context.plan.id)).await?;
     Ok(())
+}
+
+/// Makes `dc` a standby cluster of `hosts`, the winner's, for as long as its record may follow the
+/// winner's: a datacenter that has become primary since must not be made a standby.
+pub(super) async fn configure_under(
+    context: &Context<'_>,
+    dc: &DcName,
+    hosts: &[(String, u16)],
+    winner: &FederationRecord,
+) -> Result<(), UpdateError> {
+    let federation = context.federation;
+    let (slot, slots, id) = (federation.slot(dc), federation.slots_on(dc), &context.plan.id);
+    update_config_under(
+        federation.dcs(dc)?,
+        |record| change::follow(record, winner, id).map(|_| ()),
+        |config| with_slots(&as_standby_of(config, hosts, &slot), &slots),
+    )
+    .await
 }
 
 /// Makes `dc` a standby cluster of `hosts`, with slots for the other datacenters; `base` is what it

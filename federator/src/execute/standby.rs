@@ -2,10 +2,10 @@
 //! configuration, a returned one as soon as none of its nodes accepts writes.
 
 use super::context::{Context, POLL, StepError, Wait};
-use super::repoint::configure;
-use crate::federation::Cluster;
+use super::repoint::{configure, configure_under};
 use crate::records::{need_record, read_config, update_record};
 use federator_core::change;
+use federator_core::conditions::{FenceWord, may_write};
 use federator_core::configuration::template;
 use node_agent_wire::federation::OperationKind;
 
@@ -18,8 +18,8 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     }
     if context.plan.kind != OperationKind::Setup {
         let (to, id) = (context.plan.to.clone(), context.plan.id.clone());
-        configure(federation, &to, &hosts, None).await?;
         let winner = need_record(federation.dcs(&primary)?).await?;
+        configure_under(context, &to, &hosts, &winner).await?;
         update_record(federation.dcs(&to)?, |record| change::follow(record, &winner, &id)).await?;
         return Ok(format!("{to} is configured to follow {primary}, its fence is lifted"));
     }
@@ -42,30 +42,24 @@ pub(super) async fn demoted(context: &mut Context<'_>) -> Result<String, StepErr
     let wait = Wait::new(context.limit);
     loop {
         let record = need_record(context.federation.dcs(&to)?).await?;
-        if let Some(ack) = record.fence.as_ref().and_then(|f| f.ack.as_ref()) {
+        if let FenceWord::Acknowledged(ack) = FenceWord::of(&record) {
             return Ok(format!("{} has acknowledged at {}", ack.node, ack.checkpoint));
         }
         let cluster = context.federation.cluster(&to).await?;
-        let open = may_write(context, &cluster).await;
+        let nodes = context.nodes(&cluster).await;
+        let answered = cluster.members.keys().map(|name| {
+            let answer = match nodes.get(name) {
+                Some(Ok(node)) => Ok(node),
+                Some(Err(error)) => Err(error.to_string()),
+                None => Err("publishes no gRPC address".to_owned()),
+            };
+            (name, answer)
+        });
+        let open = may_write(&record, answered);
         if open.is_empty() {
             return Ok(format!("none of {} nodes accepts writes", cluster.members.len()));
         }
         let what = format!("every node of {to} to be read-only");
         wait.pause(POLL, &what, &open.join("; ")).await?;
     }
-}
-
-/// The members that accept writes, or may.
-async fn may_write(context: &Context<'_>, cluster: &Cluster) -> Vec<String> {
-    let nodes = context.nodes(cluster).await;
-    cluster
-        .members
-        .keys()
-        .filter_map(|name| match nodes.get(name) {
-            Some(Ok(node)) if node.writable => Some(format!("{name} accepts writes")),
-            Some(Ok(_)) => None,
-            Some(Err(error)) => Some(format!("{name}: {error}")),
-            None => Some(format!("{name} publishes no gRPC address")),
-        })
-        .collect()
 }

@@ -4,6 +4,7 @@
 use super::context::{Context, StepError, Wait};
 use crate::records::update_record;
 use federator_core::change;
+use federator_core::conditions::node_streams;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::OperationKind;
 use node_agent_wire::member::state;
@@ -65,10 +66,10 @@ async fn look(context: &Context<'_>, dc: &DcName) -> (bool, String) {
     for (name, member) in &cluster.members {
         match nodes.get(name) {
             Some(Ok(node)) => {
-                let streams = node.replication_state == "streaming";
+                let streams = node_streams(node);
                 let runs = node.state == state::RUNNING && !node.writable;
-                ready &= runs && streams;
-                let doing = if runs && streams { "streaming" } else { &node.state };
+                ready &= streams;
+                let doing = if streams { "streaming" } else { &node.state };
                 let why = if runs || node.why.is_empty() {
                     String::new()
                 } else {

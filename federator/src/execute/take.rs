@@ -3,8 +3,8 @@
 
 use super::context::{Context, StepError};
 use crate::records::{UpdateError, update_record};
-use federator_core::change;
-use node_agent_wire::federation::OperationKind;
+use federator_core::change::{self, AbortBegun};
+use federator_core::conditions;
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let operation = context.plan.operation();
@@ -13,23 +13,15 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
         let target = dc == context.plan.to;
         let taken = match context.federation.dcs(&dc) {
             Ok(dcs) => {
-                update_record(dcs, |record| {
-                    // What was found open may have been closed meanwhile: it is not begun again.
-                    if context.resumed && target {
-                        change::taken(record, &operation.id)
-                    } else {
-                        change::take(record, &operation)
-                    }
-                })
-                .await
+                let found_open = context.resumed;
+                update_record(dcs, |record| change::hold(record, &operation, found_open)).await
             }
             Err(error) => Err(error.into()),
         };
         match taken {
             Ok(_) => held.push(dc.to_string()),
-            // A lost primary need not answer: its copy only keeps others away.
             Err(UpdateError::Dcs(_))
-                if !target && context.plan.kind == OperationKind::Promotion => {}
+                if !conditions::take_needs(context.plan.kind, &context.plan.to, &dc) => {}
             Err(error) => {
                 // Nothing was written when the very first change was refused by its rules.
                 let refused = matches!(error, UpdateError::Change(_) | UpdateError::NoRecord(_));
@@ -41,13 +33,22 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     Ok(format!("operation {} in the record of {}", operation.id, held.join(" and ")))
 }
 
-/// Removes the operation from wherever it is; whether nothing is left behind.
+/// Takes the operation back from wherever it is; whether nothing is left behind. Somebody may have
+/// found it open and gone on with it: so the way back is begun first, as in an abort, and what is
+/// committed by now stays.
 async fn give_back(context: &Context<'_>) -> bool {
+    let (to, id) = (&context.plan.to, &context.plan.id);
+    let Ok(target) = context.federation.dcs(to) else { return false };
+    let Ok(record) = update_record(target, |record| change::begin_abort(record, id)).await else {
+        return false;
+    };
+    let Some(proof) = AbortBegun::seen(&record, id) else { return false };
     let mut clean = true;
-    for dc in context.plan.participants().iter().rev() {
+    for dc in context.plan.participants().iter().filter(|dc| *dc != to) {
         let Ok(dcs) = context.federation.dcs(dc) else { continue };
-        let released = update_record(dcs, |record| change::release(record, &context.plan.id)).await;
-        clean &= released.is_ok();
+        let turned = update_record(dcs, |record| change::turn_back(record, &proof)).await;
+        clean &= turned.is_ok();
     }
-    clean
+    let released = update_record(target, |record| change::release(record, id)).await;
+    clean && released.is_ok()
 }

@@ -5,6 +5,7 @@ use super::context::{Context, POLL, StepError, Wait};
 use super::slots::await_slots;
 use crate::records::update_record;
 use federator_core::change;
+use federator_core::conditions::link_streams;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::OperationKind;
 
@@ -55,9 +56,7 @@ async fn await_link(context: &Context<'_>, dc: &DcName) -> Result<(), StepError>
             Ok(cluster) => match cluster.leader_grpc() {
                 None => format!("{dc} has no leader"),
                 Some(address) => match context.federation.links.status(address).await {
-                    Ok(node) if node.replication_state == "streaming" && !node.writable => {
-                        return Ok(());
-                    }
+                    Ok(node) if link_streams(&node) => return Ok(()),
                     Ok(node) => format!("{} {}, {}", node.role, node.state, node.why),
                     Err(error) => error.to_string(),
                 },

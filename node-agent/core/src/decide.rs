@@ -6,17 +6,19 @@ use crate::election;
 use crate::failsafe::gate;
 use crate::follower::{follow, name_of};
 use crate::leader::lead;
+use crate::lost;
 use crate::observed::{Cluster, Observed, Request};
 use crate::outage;
 use crate::pause;
 use crate::postgres::{Postgres, Upstream};
 use crate::read_only::stop_writing;
 use crate::reinit;
+use crate::release;
 use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::schedule;
 use crate::sick;
-use crate::slots::logical;
+use crate::slots::{logical, without_dcs};
 use crate::source;
 use crate::takeover;
 use crate::watchdog;
@@ -26,6 +28,15 @@ use std::time::Duration;
 /// never further away than `loop_wait`.
 #[must_use]
 pub fn decide(observed: &Observed) -> Decision {
+    if let Some((seen, leader)) = lost::without_lost_leader(observed) {
+        return lost::in_place_of(leader, decide_as_seen(&seen));
+    }
+    let mut decision = decide_as_seen(observed);
+    lost::watch(observed, &mut decision);
+    decision
+}
+
+fn decide_as_seen(observed: &Observed) -> Decision {
     let decision = by_role(observed);
     let mut decision = match observed.cluster.known() {
         Some(cluster) => {
@@ -34,7 +45,13 @@ pub fn decide(observed: &Observed) -> Decision {
         }
         None => decision,
     };
+    if observed.cluster.known().is_none_or(|cluster| cluster.leader.is_none()) {
+        decision.tend.extend(without_dcs::changes(observed).into_iter().map(Tend::Slot));
+    }
     schedule::restart(observed, &mut decision);
+    if let Some(cluster) = observed.cluster.known() {
+        decision = release::first(observed, cluster, decision);
+    }
     pause::tidy(observed, &mut decision);
     decision.tend.extend(reinit::refused(observed));
     decision.wake.after = decision.wake.after.min(observed.config.timing.loop_wait);

@@ -1,6 +1,7 @@
 //! There is no leader: may this node take the key?
 
 use crate::decision::{Act, Decision, Tend};
+use crate::lost;
 use crate::observed::{Cluster, Observed, PeerAnswer, Poll};
 use crate::pause::left_running;
 use crate::postgres::{Postgres, Running};
@@ -8,6 +9,7 @@ use crate::right::RightToWrite;
 use crate::rule::Rule;
 use crate::schedule;
 use crate::standing;
+use crate::watchdog;
 use node_agent_wire::federation::OperationKind;
 use node_agent_wire::{Lsn, MemberName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,7 @@ use std::time::Duration;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Winner {
     why: &'static str,
+    over: Option<MemberName>,
 }
 
 impl Winner {
@@ -24,6 +27,21 @@ impl Winner {
     #[must_use]
     pub fn why(&self) -> &'static str {
         self.why
+    }
+
+    /// The leader that is lost, and whose key may be replaced; nobody's when absent.
+    #[must_use]
+    pub fn over(&self) -> Option<&MemberName> {
+        self.over.as_ref()
+    }
+
+    /// The key still names this leader, which is lost ([`crate::lost`]).
+    pub(crate) fn in_place_of(self, lost: MemberName) -> Self {
+        Self { over: Some(lost), ..self }
+    }
+
+    fn new(why: &'static str) -> Self {
+        Self { why, over: None }
     }
 }
 
@@ -33,7 +51,12 @@ const POLL_PAUSE: Duration = Duration::from_millis(200);
 /// Takes part in the race, or says why not. PostgreSQL runs as a standby.
 #[must_use]
 pub fn race(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
-    if let Some(wait) = observer_wait(observed, cluster) {
+    if let Some(barred) = watchdog::bars(observed) {
+        return barred;
+    }
+    if let Some(mut wait) = observer_wait(observed, cluster) {
+        let left = wait.wake.after;
+        lost::ahead(observed, &mut wait, left);
         return wait;
     }
     if let Some(wait) = left_running(observed, cluster) {
@@ -129,8 +152,24 @@ pub fn race_empty(observed: &Observed, cluster: &Cluster) -> Decision {
     if let Some(wait) = left_running(observed, cluster) {
         return wait;
     }
+    if let Some(other) = begun_by_patroni(observed, cluster) {
+        return Decision::wait(
+            Rule::AwaitLeader,
+            format!("{other}, a member of Patroni, has begun the cluster"),
+            observed.config.timing.loop_wait,
+            "a leader",
+        );
+    }
     Decision::wait(Rule::AcquireEmpty, "a new cluster", Duration::ZERO, "the leader key")
-        .act(Act::Acquire(Winner { why: "a new cluster" }))
+        .act(Act::Acquire(Winner::new("a new cluster")))
+}
+
+/// Patroni creates `initialize` before there is a leader, and an agent of ours never does. As long
+/// as its member is there, it is left to finish.
+fn begun_by_patroni<'a>(observed: &Observed, cluster: &'a Cluster) -> Option<&'a MemberName> {
+    cluster.initialize.as_ref()?;
+    let others = cluster.members.values().filter(|m| m.name != observed.me.name);
+    others.filter(|m| m.data.why.is_none()).map(|m| &m.name).next()
 }
 
 /// There is a cluster and nobody leads it; a backup needs no leader.
@@ -229,16 +268,19 @@ fn give_way(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
     Some(wait.tend(Tend::AskPeers))
 }
 
-/// A candidate has the way as long as its member key is there, it answers when asked, and its time
-/// is not over.
+/// A candidate has the way as long as its member key is there, it answers when asked, it may lead,
+/// and its time is not over.
 fn may_still_come(observed: &Observed, cluster: &Cluster, candidate: &MemberName) -> bool {
     let alive = cluster.members.get(candidate).is_some_and(|m| {
         m.data.state == node_agent_wire::member::state::RUNNING && !m.nofailover()
     });
-    let silent = fresh_poll(observed)
-        .is_some_and(|poll| poll.answers.get(candidate) == Some(&PeerAnswer::Silent));
+    let out = match fresh_poll(observed).and_then(|poll| poll.answers.get(candidate)) {
+        Some(PeerAnswer::Answered(standing)) => standing.nofailover || standing.watchdog_failed,
+        Some(PeerAnswer::Silent) => true,
+        None => false,
+    };
     let since = observed.observer.beat_seen_at.unwrap_or(observed.started_at);
-    alive && !silent && observed.now.since(since) < observed.config.timing.ttl * 2
+    alive && !out && observed.now.since(since) < observed.config.timing.ttl * 2
 }
 
 pub(crate) fn fresh_poll(observed: &Observed) -> Option<&Poll> {
@@ -307,7 +349,7 @@ fn lag_too_large(cluster: &Cluster, running: &Running) -> Option<String> {
 
 fn acquire(why: &'static str) -> Decision {
     Decision::wait(Rule::Acquire, why, Duration::ZERO, "the leader key")
-        .act(Act::Acquire(Winner { why }))
+        .act(Act::Acquire(Winner::new(why)))
 }
 
 fn not_eligible(why: String) -> Decision {
@@ -325,10 +367,10 @@ pub(crate) fn join(names: &BTreeSet<MemberName>) -> String {
 
 /// There is no cluster yet, and this node's PostgreSQL is the primary that one begins around.
 pub(crate) fn taken_over() -> Winner {
-    Winner { why: "the running primary begins the cluster" }
+    Winner::new("the running primary begins the cluster")
 }
 
 /// The leader key names this node already: nobody else can have had it since.
 pub(crate) fn own_key() -> Winner {
-    Winner { why: "the leader key is this node's own" }
+    Winner::new("the leader key is this node's own")
 }

@@ -13,7 +13,7 @@ use crate::time::Boot;
 use node_agent_wire::dynamic::{FailsafeMode, SynchronousMode};
 use node_agent_wire::federation::Isolation;
 use node_agent_wire::position::FailsafeTerms;
-use node_agent_wire::{MemberName, Revision};
+use node_agent_wire::{Lsn, MemberName, Revision, SlotName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -61,8 +61,8 @@ pub fn plan(observed: &Observed, cluster: &Cluster) -> Option<Plan> {
 /// What a member answered to a leader without the DCS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// `Accepted`.
-    Accepted,
+    /// `Accepted`, and how far the member has come where it says so.
+    Accepted(Option<Lsn>),
     /// Anything else, or nothing.
     Refused(String),
 }
@@ -76,7 +76,8 @@ pub fn judge(
     plan: &Plan,
     replies: &BTreeMap<MemberName, Reply>,
 ) -> Result<(), String> {
-    let agrees = |name: &MemberName| name == me || replies.get(name) == Some(&Reply::Accepted);
+    let agrees =
+        |name: &MemberName| name == me || matches!(replies.get(name), Some(Reply::Accepted(_)));
     let terms = &plan.terms;
     let missing: Vec<String> = terms
         .members
@@ -84,7 +85,7 @@ pub fn judge(
         .filter(|name| !agrees(name))
         .map(|name| match replies.get(name) {
             Some(Reply::Refused(why)) => format!("{name}: {why}"),
-            Some(Reply::Accepted) | None => format!("{name} was not asked"),
+            Some(Reply::Accepted(_)) | None => format!("{name} was not asked"),
         })
         .collect();
     if missing.is_empty() {
@@ -117,6 +118,8 @@ pub struct Round {
     pub since: Boot,
     /// Why the leader may not go on.
     pub outcome: Result<(), String>,
+    /// How far members have come that agreed and do not stream from this node.
+    pub positions: BTreeMap<MemberName, Lsn>,
 }
 
 /// Votes that this node has asked for.
@@ -137,6 +140,8 @@ pub struct Failsafe {
     pub round: Option<Round>,
     /// As another member: whom it has accepted.
     pub promise: Option<Promise>,
+    /// What that leader said of its slots.
+    pub told: BTreeMap<SlotName, Lsn>,
     /// As a candidate.
     pub votes: Option<Votes>,
 }
@@ -173,12 +178,13 @@ pub fn gate(observed: &Observed, cluster: &Cluster, decision: Decision) -> Decis
     let me = &observed.me.name;
     let own = cluster.leader.as_ref() == Some(me);
     let off = cluster.config.failsafe == FailsafeMode::Off;
-    let terms = match &cluster.position {
-        Some(position) if position.released || position.leader == *me => None,
-        Some(position) => position.failsafe.clone(),
+    let beat = cluster.position.as_ref().filter(|p| !p.released && p.leader != *me);
+    let terms = match (beat, &cluster.position) {
+        (Some(beat), _) => beat.failsafe.clone(),
+        (None, _) if own || off || cluster.failsafe.is_empty() => None,
+        (None, Some(_)) if !patroni_may_lead(cluster, me) => None,
         // Patroni led: its list is all that there is, and it may ask again for a TTL.
-        None if own || off || cluster.failsafe.is_empty() => None,
-        None => {
+        (None, _) => {
             if let Some(wait) = forgotten_promise(observed) {
                 return wait;
             }
@@ -195,6 +201,13 @@ pub fn gate(observed: &Observed, cluster: &Cluster, decision: Decision) -> Decis
         return Decision::wait(Rule::FailsafeOutsider, why, pause, "another leader");
     }
     if terms.majority { voted(observed, cluster, &terms, decision) } else { decision }
+}
+
+/// Patroni's members do not beat, so a beat that is released, or this node's own, does not tell
+/// whether one of them has led since. Ours have `why` in their keys.
+fn patroni_may_lead(cluster: &Cluster, me: &MemberName) -> bool {
+    let ours = |name| cluster.members.get(name).is_some_and(|m| m.data.why.is_some());
+    cluster.failsafe.keys().any(|name| name != me && !ours(name))
 }
 
 /// This agent may have accepted a leader before it was started anew.
@@ -263,7 +276,7 @@ mod tests {
                 .map(|n| {
                     let agrees = accepted.contains(n);
                     let refused = || Reply::Refused("no answer".into());
-                    (n.into(), if agrees { Reply::Accepted } else { refused() })
+                    (n.into(), if agrees { Reply::Accepted(None) } else { refused() })
                 })
                 .into();
             let got = judge(&"a".into(), &plan_of(majority, synchronous), &replies);

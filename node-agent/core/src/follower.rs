@@ -6,6 +6,7 @@ use crate::postgres::{Peer, Postgres, Running, Upstream};
 use crate::rewind::{Judgement, judge};
 use crate::rule::Rule;
 use crate::slots;
+use crate::starts;
 use std::time::Duration;
 
 /// Between two questions to a source that did not answer, or is not streaming.
@@ -41,6 +42,9 @@ pub fn follow(
 
 fn start(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -> Decision {
     let at_once = |to: &Upstream, why: String| {
+        if let Some(wait) = starts::wait(observed) {
+            return wait;
+        }
         Decision::wait(Rule::StartStandby, why, Duration::ZERO, "PostgreSQL to start")
             .tend(Tend::StartStandby(to.clone()))
     };
@@ -117,12 +121,15 @@ fn follow_running(
             if !points {
                 decision.rule = Rule::AwaitSource;
                 decision.why = why;
+            } else if !streaming(running) {
+                decision.why = format!("{}: {why}", decision.why);
             }
         }
     }
     let expected = matches!(upstream, Upstream::Member { .. } | Upstream::Remote { .. });
     let silent = expected && !streaming(running);
-    let doubtful = silent || promoted_since(observed, cluster, upstream);
+    let doubtful =
+        silent || promoted_since(observed, cluster, upstream) || off_the_stream(observed, upstream);
     let asks = decision.tend.iter().any(|t| matches!(t, Tend::AskHistory(_)));
     if doubtful && due(observed, upstream) && !asks {
         decision.tend.push(Tend::AskHistory(upstream.clone()));
@@ -141,6 +148,21 @@ fn promoted_since(observed: &Observed, cluster: &Cluster, upstream: &Upstream) -
     let now = cluster.members.get(name).and_then(|m| m.data.timeline);
     let then = observed.history_of(upstream).and_then(|s| Some(s.answer.as_ref().ok()?.timeline));
     now > then && then.is_some()
+}
+
+/// Nothing but asking again tells a node that lives on the archive that its leader's past is
+/// another one by now: no stream breaks.
+fn off_the_stream(observed: &Observed, upstream: &Upstream) -> bool {
+    let pause = observed.config.timing.loop_wait;
+    match upstream {
+        Upstream::Archive { of: Some(_) } => {
+            observed.history_of(upstream).is_some_and(|s| observed.now.since(s.at) >= pause)
+        }
+        Upstream::Archive { of: None }
+        | Upstream::Member { .. }
+        | Upstream::Remote { .. }
+        | Upstream::Nobody => false,
+    }
 }
 
 fn ask(upstream: &Upstream, why: String) -> Decision {

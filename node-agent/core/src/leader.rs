@@ -13,6 +13,7 @@ use crate::rule::Rule;
 use crate::schedule::{self, When};
 use crate::sick;
 use crate::slots;
+use crate::starts;
 use crate::switchover::{asked_in_pause, refuse, switchover};
 use crate::synchronous::{awaits_sync, sync_step, waits_in_vain};
 use crate::takeover::under_guard;
@@ -104,6 +105,9 @@ fn start_as_leader(
     if !control.was_primary() {
         return follow(observed, cluster, &Upstream::Nobody, Rule::StartStandby);
     }
+    if let Some(wait) = starts::wait(observed) {
+        return wait;
+    }
     Decision::wait(
         Rule::StartPrimary,
         "this node leads and PostgreSQL is not running",
@@ -127,7 +131,11 @@ fn crashed(control: &ControlData) -> bool {
 }
 
 pub(crate) fn does_not_start(observed: &Observed) -> Decision {
-    let (why, loop_wait) = ("PostgreSQL does not start here", observed.config.timing.loop_wait);
+    let loop_wait = observed.config.timing.loop_wait;
+    let why = match &observed.health.early_end {
+        Some(end) => format!("PostgreSQL does not start here: {}", end.said),
+        None => "PostgreSQL does not start here".to_owned(),
+    };
     Decision::wait(Rule::GiveUp, why, loop_wait, "another leader").act(Act::Release)
 }
 

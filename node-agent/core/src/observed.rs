@@ -153,6 +153,8 @@ pub struct Standing {
     /// `lsn` counts all WAL that it has: after a restart a standby answers before it has read
     /// what it received earlier.
     pub whole: bool,
+    /// Replayed up to here, the end of a record; zero where it does not say.
+    pub replayed: Lsn,
     /// On this timeline.
     pub timeline: Option<TimelineId>,
     /// It may not become leader.
@@ -304,6 +306,8 @@ pub struct Observed {
     pub request: Option<Request>,
     /// A restart that is planned for later.
     pub scheduled_restart: Option<ScheduledRestart>,
+    /// Since when the leader is asked to leave this node out of `/sync`.
+    pub release_asked_at: Option<Boot>,
     /// What this agent remembers of slots.
     pub slots: SlotMemory,
 }

@@ -38,7 +38,7 @@ pub(crate) fn decide(observed: &Observed) -> Decision {
     let carried = observed.failsafe.round.as_ref().is_some_and(|round| round.outcome.is_ok());
     if writes && carried {
         let why = "the DCS can't be read; the members have agreed that this node leads on";
-        let after = left.saturating_sub(stop_ahead(observed.config.timing.ttl));
+        let after = left.saturating_sub(stop_ahead(observed.config.lease_time()));
         return Decision::wait(Rule::FailsafeKeep, why, after.min(loop_wait), "the DCS");
     }
     // Whole seconds: the line is logged when it changes.
@@ -47,7 +47,7 @@ pub(crate) fn decide(observed: &Observed) -> Decision {
     if let Some(Round { outcome: Err(refused), .. }) = &observed.failsafe.round {
         why = format!("{why}; failsafe mode: {refused}");
     }
-    let ahead = if writes { stop_ahead(observed.config.timing.ttl) } else { Duration::ZERO };
+    let ahead = if writes { stop_ahead(observed.config.lease_time()) } else { Duration::ZERO };
     let after = left.saturating_sub(ahead);
     Decision::wait(Rule::DcsLostKeep, why, after.min(loop_wait), "the DCS")
 }
@@ -76,7 +76,7 @@ fn stop(observed: &Observed) -> Option<Decision> {
         }
     }
     let left = observed.now.until(observed.lease.held_until?);
-    let ahead = stop_ahead(observed.config.timing.ttl);
+    let ahead = stop_ahead(observed.config.lease_time());
     if left > ahead {
         return None;
     }

@@ -152,6 +152,12 @@ pub(crate) fn take_key(observed: &Observed, cluster: &Cluster) -> Option<Decisio
     if let Some(why) = standing::live_primary(&observed.me.name, &poll.answers) {
         return Some(paused(observed, &format!("{why}, too: stop one of the two")));
     }
+    if let Some(why) = standing::votes_missing(observed, cluster, running, &poll.answers) {
+        let why = format!("a primary without the votes that /sync asks for: {why}");
+        let wait = paused(observed, &format!("{why}; delete /sync to let it lead all the same"));
+        let wake = Wake { after: ASK_PAUSE, reason: "votes" };
+        return Some(Decision { wake, ..wait.tend(Tend::AskPeers) });
+    }
     Some(take("maintenance mode; the only primary, and nobody leads"))
 }
 
@@ -196,7 +202,9 @@ pub(crate) fn tidy(observed: &Observed, decision: &mut Decision) {
             false
         }
     };
-    let leads = cluster.leader.is_some() || observed.holds_lease();
+    // A beat may be under way as long as the keeper leads, held or not: its answer would give the
+    // right back after somebody else has taken the release at its word.
+    let leads = cluster.leader.is_some() || observed.lease.held_until.is_some();
     if mine && at_rest && !leads && observed.job.is_none() && decision.act.is_none() {
         decision.tend.push(Tend::EndUnattended);
     }

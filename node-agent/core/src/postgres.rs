@@ -81,6 +81,10 @@ pub struct SlotFact {
     /// PostgreSQL 17 and later: kept in step by PostgreSQL itself (`failover`, or `synced` from the
     /// primary).
     pub failover: bool,
+    /// One of those that a former primary has kept, on a standby that is to take them over from its
+    /// primary (`sync_replication_slots`): PostgreSQL takes none over while it has one of its own
+    /// of that name.
+    pub left_over: bool,
     /// Nothing can be read from it any more: what it needs is gone (`wal_status` `lost`, or
     /// invalidated as PostgreSQL 16 and later say).
     pub lost: bool,

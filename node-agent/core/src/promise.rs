@@ -72,8 +72,8 @@ pub enum NotAccepted {
 /// Why a candidate gets no vote.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotVoted {
-    /// This member leads, or is about to.
-    #[error("this member leads, or is about to")]
+    /// This member leads, is about to, or has not stopped yet.
+    #[error("this member leads, is about to, or has not stopped yet")]
     Races,
     /// It has accepted a leader.
     #[error("{0} leads without the DCS, and this member has agreed")]
@@ -92,20 +92,26 @@ pub struct Promise {
     pub until: Boot,
 }
 
+/// A candidate was given the vote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Vote {
-    candidate: MemberName,
+pub struct Vote {
+    /// Who.
+    pub candidate: MemberName,
     /// Against every beat up to this one.
-    beat: Revision,
+    pub beat: Revision,
 }
 
 /// The promises of one member. All of its methods are called under one lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Promises {
-    given: Option<Promise>,
-    vote: Option<Vote>,
-    racing: bool,
-    leads: bool,
+    /// The last promise to a leader.
+    pub given: Option<Promise>,
+    /// The last vote.
+    pub vote: Option<Vote>,
+    /// This member is about to take the leader key.
+    pub racing: bool,
+    /// It holds the right to lead.
+    pub leads: bool,
 }
 
 impl Promises {
@@ -147,7 +153,9 @@ impl Promises {
     }
 
     /// A candidate asks for a vote against the last beat that it saw. `from`: a TTL after this
-    /// agent's start, when whatever it promised in an earlier life is over.
+    /// agent's start, when whatever it promised in an earlier life is over. A leader that has lost
+    /// its right gives none before it has stopped: others may have prolonged that right beyond its
+    /// last beat, and the candidate counts from that beat.
     ///
     /// # Errors
     /// What stands against it.
@@ -157,8 +165,9 @@ impl Promises {
         candidate: &MemberName,
         beat: Revision,
         from: Boot,
+        receiver: &Receiver,
     ) -> Result<(), NotVoted> {
-        if self.racing || self.leads {
+        if self.racing || self.leads || receiver.writes {
             return Err(NotVoted::Races);
         }
         if let Some(promise) = self.active(now) {
@@ -257,7 +266,7 @@ mod tests {
         let mut promises = Promises::default();
         let until = promises.accept(NOW, &ping(7), &receiver()).expect("accepted");
         let last = until - Duration::from_nanos(1);
-        assert!(promises.vote(last, &"c".into(), Revision(7), NOW).is_err());
+        assert!(promises.vote(last, &"c".into(), Revision(7), NOW, &receiver()).is_err());
         assert!(promises.begin_race(last, &"b".into(), Revision(7)).is_err());
         assert_eq!(promises.begin_race(until, &"b".into(), Revision(7)), Ok(()));
         // A shorter promise to another leader does not end the longer one.
@@ -273,12 +282,12 @@ mod tests {
     #[test]
     fn a_vote_holds_against_that_beat_for_ever_and_not_against_a_later_one() {
         let mut promises = Promises::default();
-        assert_eq!(promises.vote(NOW, &"c".into(), Revision(7), NOW), Ok(()));
+        assert_eq!(promises.vote(NOW, &"c".into(), Revision(7), NOW, &receiver()), Ok(()));
         let much_later = NOW + TTL * 1000;
         let refused = promises.accept(much_later, &ping(7), &receiver());
         assert_eq!(refused, Err(NotAccepted::Voted("c".into())));
         // An older vote does not take its place.
-        assert_eq!(promises.vote(NOW, &"d".into(), Revision(3), NOW), Ok(()));
+        assert_eq!(promises.vote(NOW, &"d".into(), Revision(3), NOW, &receiver()), Ok(()));
         assert!(promises.accept(much_later, &ping(7), &receiver()).is_err());
         assert!(promises.accept(much_later, &ping(8), &receiver()).is_ok());
     }
@@ -286,7 +295,8 @@ mod tests {
     #[test]
     fn an_agent_that_was_started_lately_gives_no_vote() {
         let from = NOW + TTL;
-        let vote = |at| Promises::default().vote(at, &"c".into(), Revision(7), from);
+        let to = "c".into();
+        let vote = |at| Promises::default().vote(at, &to, Revision(7), from, &receiver());
         assert_eq!(vote(from - Duration::from_nanos(1)), Err(NotVoted::StartedLately));
         assert_eq!(vote(from), Ok(()));
     }
@@ -297,11 +307,24 @@ mod tests {
         promises.begin_race(NOW, &"b".into(), Revision(7)).expect("no promise");
         let leads = Err(NotAccepted::Leads);
         assert_eq!(promises.accept(NOW, &ping(9), &receiver()), leads);
-        let refused = promises.vote(NOW, &"c".into(), Revision(9), NOW);
+        let refused = promises.vote(NOW, &"c".into(), Revision(9), NOW, &receiver());
         assert_eq!(refused, Err(NotVoted::Races));
         promises.end_race(true);
         assert_eq!(promises.accept(NOW, &ping(9), &receiver()), leads);
         promises.set_leads(false);
         assert!(promises.accept(NOW, &ping(9), &receiver()).is_ok());
+    }
+
+    #[test]
+    fn a_leader_that_has_lost_its_right_gives_no_vote_before_it_has_stopped() {
+        let mut promises = Promises::default();
+        promises.set_leads(true);
+        promises.set_leads(false);
+        let mut vote = |writes| {
+            let receiver = Receiver { writes, ..receiver() };
+            promises.vote(NOW, &"c".into(), Revision(7), NOW, &receiver)
+        };
+        assert_eq!(vote(true), Err(NotVoted::Races));
+        assert_eq!(vote(false), Ok(()));
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::decision::{Act, Decision, Reinit, SOON, Tend};
 use crate::divergence::{Verdict, compare};
+use crate::follower::name_of;
 use crate::observed::{Cluster, Observed, Request};
 use crate::postgres::{Postgres, Upstream};
 use crate::rewind::{end_of_own_wal, removal_allowed};
@@ -49,9 +50,9 @@ pub(crate) fn asked(observed: &Observed, cluster: &Cluster) -> Option<Decision> 
         Lost::Nothing => None,
         Lost::Since(timeline, fork) => Some((timeline, fork)),
     };
-    let why = "an operator asked for a new copy of this member";
-    let wait = Decision::wait(Rule::Reinitialize, why, Duration::ZERO, "the base backup");
     let source = if from_leader { leader } else { source::to_copy(observed, cluster, &leader) };
+    let why = format!("an operator asked for a new copy of this member: of {}", name_of(&source));
+    let wait = Decision::wait(Rule::Reinitialize, why, Duration::ZERO, "the base backup");
     Some(wait.act(Act::Reinit(Reinit { source, diverged, asked: true, from_leader })))
 }
 

@@ -7,7 +7,7 @@ use crate::follower::{due, name_of, streams_from};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{ControlData, Postgres, Upstream};
 use crate::rule::Rule;
-use crate::source::data_of;
+use crate::source::{self, data_of};
 use node_agent_wire::{Lsn, TimelineId};
 use std::time::Duration;
 
@@ -197,7 +197,9 @@ pub(crate) fn removal_allowed(observed: &Observed) -> bool {
 fn copy_again(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: String) -> Decision {
     let pause = observed.config.timing.loop_wait;
     let source = match left.upstream {
-        Upstream::Member { .. } | Upstream::Archive { of: Some(_) } => data_of(left.upstream),
+        Upstream::Member { .. } | Upstream::Archive { of: Some(_) } => {
+            source::to_copy(observed, cluster, left.upstream)
+        }
         Upstream::Remote { .. } | Upstream::Archive { of: None } | Upstream::Nobody => {
             let why = format!("{why}; a standby leader's directory is not removed by itself");
             return Decision::wait(Rule::RewindImpossible, why, pause, "an operator");

@@ -167,6 +167,10 @@ rules! {
     Outgrown = 171, "outgrown",
         "Replay is paused because the primary was restarted with higher settings.",
         "The standby is restarted with settings raised to the primary's.";
+    ReleaseSync = 172, "release-sync",
+        "A standby that `/sync` names is to be restarted.",
+        "It asks to be left out, by the tag `nosync`, and waits for that for two `loop_wait` at \
+         most.";
     LostLock = 200, "lost-lock",
         "PostgreSQL accepts writes, and this node is not the leader.",
         "It is stopped at once.";
@@ -218,12 +222,19 @@ rules! {
     GuardMissing = 216, "guard-missing",
         "PostgreSQL runs and was not started by an agent, so no guard could stop it in time.",
         "It is restarted under its guard.";
+    StartPause = 217, "start-pause",
+        "PostgreSQL has ended before it came up, or soon after.",
+        "It is started again after a pause that grows, to 30 s at most; the reason that its log \
+         gives is said.";
     CopySlots = 230, "copy-slots",
         "A standby lacks permanent logical slots that the leader has.",
         "Their files are copied while PostgreSQL is restarted.";
     StandbySwitchover = 231, "standby-switchover",
         "A switchover inside a standby cluster is asked for and its candidate is ready.",
         "The leader key is released; PostgreSQL goes on replicating.";
+    AwaitSlotCopy = 232, "await-slot-copy",
+        "A standby lacks permanent logical slots, and others may be restarting to copy them.",
+        "It says so in its member key, and waits until it is the only one that does.";
     ObserverWait = 300, "observer-wait",
         "The leader key is gone, and its last beat is younger than its TTL by this node's clock.",
         "Wait: the key's absence is no proof that the leader has stopped.";
@@ -249,6 +260,10 @@ rules! {
     PrimaryAlive = 307, "primary-alive",
         "There is no leader, and a member still accepts writes, or another one has just seen it.",
         "Nobody takes the key.";
+    PrimaryLost = 308, "primary-lost",
+        "The leader key is another node's, its last beat is older than the time that it names \
+         (primary_lost_timeout), and nobody is known to be better.",
+        "The key is replaced by compare-and-set over that beat.";
 }
 
 impl Rule {

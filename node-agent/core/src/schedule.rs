@@ -7,6 +7,7 @@
 use crate::decision::{Act, Decision, Tend};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Postgres, Running};
+use crate::release;
 use crate::rule::Rule;
 use node_agent_wire::member::Role;
 use node_agent_wire::schedule::parse;
@@ -110,10 +111,10 @@ pub(crate) fn restart(observed: &Observed, decision: &mut Decision) {
     }
     match moment(planned.at_us, observed.wall_us, observed.config.timing.loop_wait) {
         Moment::Ahead(left) => decision.wake.after = decision.wake.after.min(left),
-        Moment::Missed(late) => {
+        Moment::Missed(late) if !release::under_way(observed) => {
             drop(decision, format!("its time passed {} s ago", late.as_secs()));
         }
-        Moment::Due => {
+        Moment::Due | Moment::Missed(_) => {
             let led = observed.cluster.known().is_some_and(|c| c.leader.is_some());
             if decision.act.is_some() || observed.job.is_some() || !led {
                 return;

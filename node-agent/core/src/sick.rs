@@ -10,6 +10,7 @@ use crate::election::fresh_poll;
 use crate::observed::{Cluster, Observed, PeerAnswer};
 use crate::postgres::Postgres;
 use crate::rule::Rule;
+use crate::starts::EarlyEnd;
 use crate::time::Boot;
 use node_agent_wire::member::state;
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub struct Health {
     pub silent_since: Option<Boot>,
     /// A disk that it writes to is full.
     pub disk_full: Option<DiskFull>,
+    /// It does not come up.
+    pub early_end: Option<EarlyEnd>,
 }
 
 /// A full disk.

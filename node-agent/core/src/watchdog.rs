@@ -6,26 +6,40 @@ use crate::observed::Observed;
 use crate::rule::Rule;
 use std::time::Duration;
 
+/// Whoever could not lead takes no part in the race either: nobody is asked for a vote, and nobody
+/// waits for this node.
+pub(crate) fn bars(observed: &Observed) -> Option<Decision> {
+    let failure = observed.watchdog_failed.as_ref().filter(|_| !observed.config.pause)?;
+    let why = format!("the watchdog is required and can't be used: {failure}");
+    let pause = observed.config.timing.loop_wait;
+    Some(Decision::wait(Rule::WatchdogBars, why, pause, "the watchdog"))
+}
+
 /// What a decision becomes when the watchdog is required and can't be used. In maintenance mode the
 /// device is not used at all, and nothing is stopped for the lack of it.
 pub(crate) fn insist(observed: &Observed, decision: Decision) -> Decision {
-    let Some(failure) = &observed.watchdog_failed else { return decision };
-    if observed.config.pause {
-        return decision;
-    }
-    let why = format!("the watchdog is required and can't be used: {failure}");
-    let pause = observed.config.timing.loop_wait;
-    let barred = || Decision::wait(Rule::WatchdogBars, why.clone(), pause, "the watchdog");
+    let Some(barred) = bars(observed) else { return decision };
+    let stop = |mode| {
+        let why = barred.why.clone();
+        Decision::wait(Rule::WatchdogLost, why, Duration::ZERO, "another leader")
+            .act(Act::Demote(mode))
+    };
     match &decision.act {
-        Some(Act::Acquire(_)) => barred(),
-        Some(Act::Promote(_) | Act::StartPrimary(_) | Act::Initdb(_)) => barred().act(Act::Release),
+        // Its own key, from before the agent was restarted: it is left to run out.
+        Some(Act::Acquire(_))
+            if observed.cluster.known().is_some_and(|c| c.leader.is_some())
+                && observed.postgres.may_write() =>
+        {
+            stop(DemotionMode::Offline)
+        }
+        Some(Act::Acquire(_)) => barred,
+        Some(Act::Promote(_) | Act::StartPrimary(_) | Act::Initdb(_)) => barred.act(Act::Release),
         None if observed.cluster.known().is_some()
             && observed.holds_lease()
             && observed.postgres.may_write()
             && observed.job.is_none() =>
         {
-            let stop = Act::Demote(DemotionMode::Leave);
-            Decision::wait(Rule::WatchdogLost, why, Duration::ZERO, "another leader").act(stop)
+            stop(DemotionMode::Leave)
         }
         Some(
             Act::Release

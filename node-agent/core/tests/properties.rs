@@ -6,6 +6,8 @@
 mod support;
 #[path = "properties/truth.rs"]
 mod truth;
+#[path = "properties/upkeep.rs"]
+mod upkeep;
 
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision, Reinit, Tend};
@@ -13,8 +15,8 @@ use node_agent_core::divergence::{Verdict, compare};
 use node_agent_core::observed::{Cluster, Observed, PeerAnswer, RecordView, Request};
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
 use node_agent_core::rewind::end_of_own_wal;
-use node_agent_core::slots::SlotChange;
 use node_agent_core::time::Fact;
+use node_agent_wire::MemberName;
 use node_agent_wire::federation::{FederationRecord, Isolation, OperationKind};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -26,6 +28,7 @@ use truth::{
     datacenter_may_write, dcs, demotes, foreign, found, leads, record, running, start_is_confirmed,
     writes,
 };
+use upkeep::{check_release, check_slots, check_watchdog};
 
 /// I1: nothing is made writable without the lease, the record, the peers and a fitting server.
 fn check_becoming_primary(o: &Observed, decision: &Decision) {
@@ -97,7 +100,11 @@ fn check_stopping(o: &Observed, decision: &Decision) {
     } else if !leads(o, cluster) && !own_key && !cluster.config.pause && !own_mark(o, cluster) {
         assert!(demotes(decision), "writes without the key");
     } else if leads(o, cluster) && running(o).is_some() && cluster.failover.value.is_empty() {
-        assert!(!demotes(decision), "a rightful primary is stopped");
+        if o.watchdog_failed.is_some() && !o.config.pause {
+            assert!(decision.act.is_some(), "goes on without its watchdog");
+        } else {
+            assert!(!demotes(decision), "a rightful primary is stopped");
+        }
     }
 }
 
@@ -126,13 +133,17 @@ fn check_maintenance(o: &Observed, cluster: &Cluster) {
 }
 
 fn check_acquire(o: &Observed, decision: &Decision) {
-    let Some(Act::Acquire(_)) = &decision.act else { return };
+    let Some(Act::Acquire(winner)) = &decision.act else { return };
     let cluster = dcs(o).expect("the DCS is known");
     assert!(!foreign(o, cluster) && o.job.is_none());
     check_failsafe(o, cluster);
-    if let Some(leader) = &cluster.leader {
-        assert_eq!(*leader, o.me.name, "another leader's key");
+    if cluster.leader.as_ref() == Some(&o.me.name) {
+        assert_eq!(winner.over(), None);
         return;
+    }
+    assert_eq!(winner.over(), cluster.leader.as_ref(), "the key that is replaced");
+    if let Some(leader) = &cluster.leader {
+        check_lost(o, cluster, leader);
     }
     if found(o, cluster) && writes(&o.postgres) {
         assert!(o.me.may_bootstrap && datacenter_may_write(o, cluster), "taken over");
@@ -179,6 +190,19 @@ fn check_failsafe(o: &Observed, cluster: &Cluster) {
         let own = votes.is_some_and(|v| v.granted.contains(&o.me.name));
         assert!((given + 1 - usize::from(own)) * 2 > terms.members.len(), "no majority");
     }
+}
+
+/// Another leader's key is replaced only where that is allowed, and after its right has ended. That
+/// the beat is old enough is looked at with every acquisition.
+fn check_lost(o: &Observed, cluster: &Cluster, leader: &MemberName) {
+    let config = &cluster.config;
+    assert!(config.primary_lost_timeout.is_some() && !config.pause, "not allowed");
+    assert_eq!(config.failsafe, node_agent_wire::dynamic::FailsafeMode::Off);
+    let beat = cluster.position.as_ref().expect("a beat says when it ends");
+    assert_eq!(beat.leader, *leader);
+    let goes_on = beat.released || beat.unattended || beat.failsafe.is_some();
+    assert!(!goes_on && o.now > o.started_at, "it may lead on without a beat");
+    assert!(running(o).is_some_and(|r| r.in_recovery));
 }
 
 /// Nobody else is a primary.
@@ -288,6 +312,7 @@ fn check_following(o: &Observed, decision: &Decision) {
         }
         if let Tend::StartStandby(_) = tend {
             assert!(matches!(o.postgres, Postgres::Stopped(_)));
+            assert!(rested(o), "started without a pause");
         }
         if let Tend::Follow(_) = tend {
             assert!(!writes(&o.postgres), "a primary does not follow");
@@ -308,6 +333,7 @@ fn check_following(o: &Observed, decision: &Decision) {
             assert!(leader.is_none() && o.directory.leaderless_copy);
             assert_eq!(o.postgres, Postgres::NoData);
         }
+        Some(Act::StartPrimary(_)) => assert!(rested(o), "started without a pause"),
         Some(Act::Reinit(reinit)) => check_reinit(o, reinit, verdict(&reinit.source)),
         Some(Act::Leave) => {
             assert!(found(o, dcs(o).unwrap()) && o.job.is_none());
@@ -315,6 +341,15 @@ fn check_following(o: &Observed, decision: &Decision) {
         }
         _ => {}
     }
+}
+
+/// The pause after the last end of a server that had not come up is over.
+fn rested(o: &Observed) -> bool {
+    const SECONDS: [u64; 6] = [0, 1, 2, 4, 8, 16];
+    o.health.early_end.as_ref().is_none_or(|end| {
+        let pause = SECONDS.get(end.count as usize).unwrap_or(&30);
+        o.now.since(end.at) >= Duration::from_secs(*pause)
+    })
 }
 
 /// A directory is only given up for a copy of another leader, and what it alone has is named.
@@ -344,36 +379,6 @@ fn check_reinit(o: &Observed, reinit: &Reinit, verdict: Option<Verdict>) {
         matches!(o.postgres, Postgres::Unreadable(_)) && o.directory.rewind_interrupted;
     assert!(interrupted || reinit.diverged.is_some());
     assert!(!config.pause);
-}
-
-fn check_slots(o: &Observed, decision: &Decision) {
-    for tend in &decision.tend {
-        let Tend::Slot(change) = tend else { continue };
-        let running = running(o).expect("slots change on a running server only");
-        match change {
-            SlotChange::Create(name) => {
-                assert!(running.slots.iter().all(|s| s.name != *name) && name.as_str() != "pg1");
-            }
-            SlotChange::Drop(name) => {
-                assert!(running.slots.iter().any(|s| s.name == *name && !s.active && !s.failover));
-            }
-            SlotChange::CreateLogical { name, .. } => {
-                assert!(!running.in_recovery, "a standby copies");
-                assert!(running.slots.iter().all(|s| s.name != *name));
-            }
-            SlotChange::AdvanceLogical { name, to, .. } => {
-                assert!(running.in_recovery, "on a primary");
-                assert!(running.replay_lsn.is_some_and(|at| *to <= at), "beyond replay");
-                assert!(dcs(o).unwrap().status.slots[name] >= *to, "beyond its consumer");
-            }
-            SlotChange::Advance(name, to) => {
-                let end = if running.in_recovery { running.replay_lsn } else { Some(running.lsn) };
-                assert!(end.is_some_and(|at| *to <= at), "beyond what is there");
-                let at = running.slots.iter().filter(|s| s.name == *name && !s.active);
-                assert!(at.clone().any(|s| s.physical && s.restart_lsn.is_none_or(|r| r < *to)));
-            }
-        }
-    }
 }
 
 /// What belongs to the leader is written by the leader only.
@@ -417,6 +422,8 @@ fn check(o: &Observed) {
     check_replacement(o, &decision);
     check_slots(o, &decision);
     check_leaders_writes(o, &decision);
+    check_watchdog(o, &decision);
+    check_release(o, &decision);
 }
 
 proptest! {

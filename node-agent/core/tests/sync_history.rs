@@ -230,6 +230,7 @@ impl World {
             in_recovery: true,
             lsn: end(&self.nodes[node]),
             whole: true,
+            replayed: end(&self.nodes[node]),
             timeline: Some(TimelineId(self.nodes[node].timeline)),
             nofailover: false,
             failover_priority: 1,

@@ -4,11 +4,13 @@ use super::{Hands, note};
 use crate::clock;
 use crate::dcs::{Compare, Dcs, Write};
 use crate::jobs::{self, CopyPlan, Farewell, ReinitPlan, RewindPlan, told};
+use crate::keeper::Bid;
 use crate::observe::Memory;
 use crate::postgres::Effective;
 use crate::postgres::method::{BootstrapPlan, CopyMethod, base_backup, copy_methods};
 use crate::publish;
 use node_agent_core::decision::{Act, Reinit};
+use node_agent_core::election::Winner;
 use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
 use node_agent_core::postgres::{Postgres, Upstream};
 use node_agent_wire::Revision;
@@ -34,7 +36,7 @@ impl Hands {
         let settings = self.settings(observed);
         let tools = self.tools.clone();
         match act {
-            Act::Acquire(winner) => self.acquire(memory, winner.why()).await,
+            Act::Acquire(winner) => self.acquire(memory, &winner).await,
             Act::Release => {
                 memory.stand_back_until = Some(clock::boot() + observed.config.timing.ttl);
                 note(self.tools.keeper.release().await, "releasing the leader key");
@@ -79,27 +81,28 @@ impl Hands {
     fn farewell(&self, observed: &Observed) -> Farewell {
         let config = &observed.config;
         let synchronous = config.effective_sync_mode() != SynchronousMode::Off;
-        let status = observed.cluster.known().map(|cluster| cluster.status.clone());
         Farewell {
             limit: config.primary_stop_timeout.filter(|_| synchronous),
             dcs: self.dcs.clone(),
             path: self.path.clone(),
             name: observed.me.name.clone(),
-            status: status.unwrap_or_default(),
+            cluster: observed.cluster.known().cloned(),
+            peers: self.peers.clone(),
         }
     }
 
-    async fn acquire(&self, memory: &Memory, why: &str) {
+    async fn acquire(&self, memory: &Memory, winner: &Winner) {
         let position = memory.raw.revision_of(&self.path.key(Leaf::Position));
+        let bid = Bid { position, over: winner.over().cloned() };
         if let Err(promise) = self.tools.failsafe.begin_race(&memory.me.name, position) {
             // Given since the decision was made.
             tracing::info!(leader = %promise.leader, "the leader key is not taken: it leads on");
             return;
         }
-        let outcome = self.tools.keeper.acquire(position).await;
+        let outcome = self.tools.keeper.acquire(bid).await;
         self.tools.failsafe.end_race(self.tools.keeper.held_until().is_some());
         match outcome {
-            Ok(true) => tracing::info!(why, "took the leader key"),
+            Ok(true) => tracing::info!(why = winner.why(), "took the leader key"),
             Ok(false) => tracing::info!("another member took the leader key first"),
             Err(error) => tracing::warn!(%error, "taking the leader key"),
         }
@@ -177,7 +180,8 @@ impl Hands {
             return;
         };
         let (keep, diverged) = (self.place_of_divergent_wal(observed), reinit.diverged);
-        let plan = ReinitPlan { copy, diverged, keep, asked: reinit.asked };
+        let settings = self.settings(observed);
+        let plan = ReinitPlan { copy, diverged, keep, asked: reinit.asked, settings };
         self.jobs.begin(JobKind::Clone, jobs::reinit(self.tools.clone(), plan));
     }
 

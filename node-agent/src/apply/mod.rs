@@ -18,7 +18,8 @@ use crate::message::Messenger;
 use crate::observe::Memory;
 use crate::peers::Peers;
 use crate::postgres::{Effective, Error};
-use node_agent_core::decision::{Act, Decision};
+use crate::rest::access::ApiPassword;
+use node_agent_core::decision::{Act, Decision, Tend};
 use node_agent_core::observed::Observed;
 use node_agent_core::slots::logical::needs_feedback;
 use node_agent_wire::MemberName;
@@ -50,6 +51,8 @@ pub struct Hands {
     pub checkup: Checkup,
     /// Questions to members in failsafe mode.
     pub messenger: Messenger,
+    /// What guards the REST APIs of the members.
+    pub password: ApiPassword,
     /// Wakes the loop.
     pub wake: Arc<Notify>,
     /// The settings that PostgreSQL was last given.
@@ -66,6 +69,13 @@ impl Hands {
     /// Carries out everything.
     pub async fn apply(&mut self, memory: &mut Memory, observed: &Observed, decision: Decision) {
         let Some(cluster) = observed.cluster.known() else {
+            for tend in decision.tend {
+                // Failsafe mode. Everything else is a matter of the DCS.
+                if let Tend::Slot(change) = tend {
+                    self.slots.note(change);
+                }
+            }
+            self.begin_slot_changes();
             if let Some(act) = decision.act {
                 self.act(memory, observed, None, act).await;
             }

@@ -36,6 +36,7 @@ impl Hands {
             Tend::StartStandby(upstream) => {
                 let settings = self.settings(observed);
                 self.applied = Some(settings.clone());
+                memory.starts.begun();
                 let work = jobs::start_standby(self.tools.clone(), settings, upstream);
                 self.jobs.begin(JobKind::Start, work);
             }

@@ -94,6 +94,7 @@ async fn status_says_what_the_view_says() {
         xmin: None,
         catalog_xmin: None,
         failover: false,
+        left_over: false,
         lost: false,
         wal_status: "reserved".into(),
     }];

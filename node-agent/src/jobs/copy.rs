@@ -1,9 +1,9 @@
 //! Filling the data directory from another server or a backup.
 
-use super::rewind::report_loss;
+use super::rewind::{Loss, report_loss};
 use super::{Tools, told};
 use crate::postgres::method::{CopyMethod, CopyOf};
-use crate::postgres::{Error, Server, StopMode};
+use crate::postgres::{Effective, Error, Server, StopMode};
 use node_agent_core::postgres::Upstream;
 use node_agent_wire::{Lsn, TimelineId};
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ pub struct ReinitPlan {
     pub keep: Option<PathBuf>,
     /// An operator asked for it.
     pub asked: bool,
+    /// The archive's commands are among them.
+    pub settings: Effective,
 }
 
 /// Reports and keeps what will be lost, gives the data directory up and fills it anew. Nothing is
@@ -88,7 +90,8 @@ pub async fn reinit(tools: Tools, plan: ReinitPlan) -> Result<(), String> {
             Upstream::Archive { of: Some(peer) } => vec![(peer.host.clone(), peer.port)],
             Upstream::Archive { of: None } | Upstream::Nobody => Vec::new(),
         };
-        match report_loss(server, timeline, fork, plan.keep, &source).await {
+        let lost = Loss { timeline, fork, keep: plan.keep };
+        match report_loss(server, lost, &plan.settings, &source).await {
             Ok(()) => {}
             Err(why) if plan.asked => {
                 tracing::warn!(why, "an operator wants a new copy: what is lost is not known");

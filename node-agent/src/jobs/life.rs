@@ -1,18 +1,10 @@
-//! Starting, promoting, stopping and restarting PostgreSQL.
+//! Starting, promoting and restarting PostgreSQL.
 
 use super::{Tools, told};
-use crate::dcs::{Dcs, Write};
 use crate::keeper::Keeper;
 use crate::postgres::{Effective, Error, StartAs, StopMode};
-use crate::publish::as_leader;
-use node_agent_core::decision;
-use node_agent_core::demotion::{DemotionMode, Patience};
-use node_agent_core::postgres::{ControlState, Upstream};
+use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;
-use node_agent_wire::keys::{ClusterPath, Leaf};
-use node_agent_wire::status::Status;
-use node_agent_wire::{Lsn, MemberName};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -21,14 +13,6 @@ use tokio::sync::oneshot;
 const START_MAX: Duration = Duration::from_secs(300);
 /// A clean shutdown that takes longer is escalated.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(60);
-/// A shutdown that may take as long as it takes.
-const STOP_FOR_EVER: Duration = Duration::from_secs(24 * 3600);
-/// Writing the final position; the key is released all the same.
-const STATUS_MAX: Duration = Duration::from_secs(2);
-/// An urgent stop escalates soon: the lease is gone.
-const STOP_URGENT_MAX: Duration = Duration::from_millis(500);
-/// The CHECKPOINT before a switchover may take this long, then the shutdown does the rest.
-const CHECKPOINT_MAX: Duration = Duration::from_secs(30);
 /// The checkpoint after a promotion is made in the background.
 const CHECKPOINT_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -74,8 +58,8 @@ pub async fn promote(tools: Tools) -> Result<(), String> {
     tools.keeper.watchdog().open().map_err(|error| error.to_string())?;
     tools.keeper.arm(true);
     tools.checkpointed.store(false, Ordering::SeqCst);
-    let deadline = lease_end(&tools.keeper);
-    let promoted = tools.server.promote(deadline, START_MAX).await.map_err(|e| told(&e));
+    let end = || lease_end(&tools.keeper);
+    let promoted = tools.server.promote(end, START_MAX).await.map_err(|e| told(&e));
     let checkpointed = tools.checkpointed.clone();
     if promoted.is_err() {
         checkpointed.store(true, Ordering::SeqCst);
@@ -90,63 +74,6 @@ pub async fn promote(tools: Tools) -> Result<(), String> {
         checkpointed.store(true, Ordering::SeqCst);
     });
     Ok(())
-}
-
-/// What a stop needs beside its row of the table.
-pub struct Farewell {
-    /// `primary_stop_timeout`, where it applies.
-    pub limit: Option<Duration>,
-    /// The DCS.
-    pub dcs: Arc<dyn Dcs>,
-    /// The cluster's keys.
-    pub path: ClusterPath,
-    /// This member.
-    pub name: MemberName,
-    /// `/status` as it is.
-    pub status: Status,
-}
-
-/// Stops a primary.
-pub async fn demote(tools: Tools, mode: DemotionMode, farewell: Farewell) -> Result<(), String> {
-    let (server, how) = (&tools.server, mode.how());
-    if how.checkpoint
-        && let Err(error) = server.checkpoint(CHECKPOINT_MAX).await
-    {
-        tracing::warn!(%error, "the checkpoint before the shutdown failed; the shutdown makes one");
-    }
-    let patience = match how.patience {
-        Patience::Configured => farewell.limit.unwrap_or(STOP_FOR_EVER),
-        Patience::Minute => STOP_MAX,
-        Patience::Short => STOP_URGENT_MAX,
-    };
-    let stop = match how.stop {
-        decision::StopMode::Fast => StopMode::Fast,
-        decision::StopMode::Immediate => StopMode::Immediate,
-    };
-    let control = server.stop(stop, patience).await.map_err(|e| told(&e))?;
-    tools.keeper.arm(false);
-    let (state, checkpoint) = (control.state, control.checkpoint);
-    tracing::info!(mode = mode.name(), ?state, %checkpoint, "stopped");
-    if how.release {
-        if state == ControlState::ShutDown {
-            farewell.tell(checkpoint).await;
-        }
-        tools.keeper.release().await.map_err(|e| e.to_string())?;
-    }
-    Ok(())
-}
-
-impl Farewell {
-    /// Where the WAL of this primary ended, before others may race: who lags is judged by it.
-    async fn tell(self, end: Lsn) {
-        let Self { dcs, path, name, mut status, .. } = self;
-        status.optime = Some(end);
-        let mine = [as_leader(&path, &name)];
-        let put = [Write::put(path.key(Leaf::Status), status.to_json())];
-        if let Err(error) = dcs.write(&mine, &put, STATUS_MAX).await {
-            tracing::warn!(%error, "the final position was not written");
-        }
-    }
 }
 
 /// Stops and starts in the same role. `limit`: how long the start may take.

@@ -2,15 +2,15 @@
 
 mod bootstrap;
 mod copy;
+mod demote;
 mod life;
 mod rewind;
 mod slots;
 
 pub use bootstrap::bootstrap;
 pub use copy::{CopyPlan, ReinitPlan, clone, reinit};
-pub use life::{
-    Farewell, demote, promote, restart, start_primary, start_primary_within, start_standby,
-};
+pub use demote::{Farewell, demote};
+pub use life::{promote, restart, start_primary, start_primary_within, start_standby};
 pub use rewind::{RewindPlan, rewind};
 pub use slots::{SlotCopy, copy_slots};
 

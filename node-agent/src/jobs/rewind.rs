@@ -3,7 +3,7 @@
 use super::copy::COPY_MAX;
 use super::life::STOP_MAX;
 use super::{Tools, told};
-use crate::postgres::{Effective, Server, StopMode};
+use crate::postgres::{Effective, Error, Server, StopMode};
 use node_agent_wire::{Lsn, TimelineId};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -32,25 +32,35 @@ pub struct RewindPlan {
 pub async fn rewind(tools: Tools, plan: RewindPlan) -> Result<(), String> {
     let server = &tools.server;
     server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
-    report_loss(server, plan.timeline, plan.fork, plan.keep, &plan.hosts).await?;
+    let lost = Loss { timeline: plan.timeline, fork: plan.fork, keep: plan.keep };
+    report_loss(server, lost, &plan.settings, &plan.hosts).await?;
     let done = server.rewind(&plan.hosts, &plan.settings, COPY_MAX).await;
     let hopeless = done.as_ref().is_err_and(|failure| failure.hopeless);
     tools.rewind_failed.store(hopeless, Ordering::SeqCst);
     done.map_err(|failure| told(&failure.error))
 }
 
-/// Writes the report of what is beyond the fork, and keeps that WAL where asked.
+/// What is to be reported.
+pub(super) struct Loss {
+    /// The last common timeline.
+    pub(super) timeline: TimelineId,
+    /// The end of what is common.
+    pub(super) fork: Lsn,
+    /// Where divergent WAL is kept; `None`: it is not.
+    pub(super) keep: Option<PathBuf>,
+}
+
+/// Writes the report of what is beyond the fork, and keeps that WAL where asked. `settings`: the
+/// archive's commands are among them.
 pub(super) async fn report_loss(
     server: &Server,
-    timeline: TimelineId,
-    fork: Lsn,
-    keep: Option<PathBuf>,
+    Loss { timeline, fork, keep }: Loss,
+    settings: &Effective,
     hosts: &[(String, u16)],
 ) -> Result<(), String> {
-    let mut lost = server
-        .divergence_report(fork, timeline, keep)
-        .await
-        .map_err(|e| format!("nothing was discarded, the report of it failed: {}", told(&e)))?;
+    let failed = |e: Error| format!("nothing was discarded, the report of it failed: {}", told(&e));
+    server.prepare_rewind(settings).await.map_err(failed)?;
+    let mut lost = server.divergence_report(fork, timeline, keep).await.map_err(failed)?;
     if let Err(error) = server.name_relations(&mut lost, hosts, NAMES_MAX).await {
         // The report is written; the WAL's own numbers of the tables stay in it.
         tracing::warn!(error = %told(&error), "the divergence report names no tables");

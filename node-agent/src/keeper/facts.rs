@@ -3,6 +3,7 @@
 use crate::failsafe::Question;
 use node_agent_wire::position::PrimarySeen;
 use node_agent_wire::{Epoch, Lsn, TimelineId};
+use std::time::Duration;
 
 /// What the loop knows and each beat carries.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,9 @@ pub struct BeatFacts {
     pub unattended: bool,
     /// The DCS has this node's mark of that from before.
     pub was_unattended: bool,
+    /// The TTL of this node's beat that the DCS has from before; zero when it is another's. The
+    /// guard may still go by it.
+    pub was_ttl: Duration,
     /// Whom to ask when the DCS is out of reach; nobody when absent.
     pub failsafe: Option<Question>,
 }

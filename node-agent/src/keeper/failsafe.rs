@@ -1,42 +1,16 @@
 //! The leader's side of failsafe mode: when the DCS takes no beat, the members are asked.
 
-use super::{Keeper, Thread, stop_margin};
+use super::{Keeper, Thread};
 use crate::clock;
 use crate::failsafe::ask;
-use node_agent_core::failsafe::{Plan, Round, judge};
+use node_agent_core::failsafe::{Reply, Round};
+use node_agent_core::lease::{asking_ttl, may_extend, right_until};
+use node_agent_core::terms::{judge_all, whole};
 use node_agent_core::time::Boot;
+use node_agent_wire::{Lsn, MemberName};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-
-/// The plans of the last committed beat and of those sent since: whoever wants the leader's place
-/// may have read any of them.
-#[derive(Default)]
-pub(super) struct Plans {
-    committed: Option<Plan>,
-    sent: Vec<Option<Plan>>,
-}
-
-impl Plans {
-    /// A beat with this plan is about to be sent.
-    pub(super) fn send(&mut self, plan: Option<Plan>) {
-        if self.sent.last() != Some(&plan) {
-            self.sent.push(plan);
-        }
-    }
-
-    /// The last one that was sent is committed, and nothing sent before it counts any more.
-    pub(super) fn commit(&mut self) {
-        if let Some(plan) = self.sent.pop() {
-            self.committed = plan;
-        }
-        self.sent.clear();
-    }
-
-    /// Every plan that binds; `None` when one of the beats allows nothing.
-    fn binding(&self) -> Option<Vec<Plan>> {
-        std::iter::once(&self.committed).chain(&self.sent).cloned().collect()
-    }
-}
 
 impl Keeper {
     /// The last round of asking the members, while the DCS takes no beats.
@@ -56,18 +30,14 @@ impl Thread {
         };
         // What others may have read in the last beat binds, whatever the configuration says now.
         let (Some(question), Some(plans)) = (question, self.plans.binding()) else { return };
-        let (ttl, asked_at) = (self.ttl().min(self.beat_ttl), clock::boot());
-        let mut whole = question.clone();
-        let members = plans.iter().flat_map(|plan| plan.terms.members.iter().cloned());
-        whole.plan.terms.members = members.collect();
-        whole.plan.terms.majority = plans.iter().any(|plan| plan.terms.majority);
-        let replies = ask(&self.messenger, &self.name, &whole, ttl, self.last).await;
-        let outcome = plans.iter().try_for_each(|plan| {
-            // Who is synchronous is a matter of now; who can take over, of the beat.
-            let plan = Plan { synchronous: question.plan.synchronous.clone(), ..plan.clone() };
-            judge(&self.name, &plan, &replies)
-        });
-        let until = asked_at + ttl.saturating_sub(stop_margin(ttl));
+        let (ttl, asked_at) = (asking_ttl(self.lease_time(), self.ttls.carried), clock::boot());
+        let mut to_all = question.clone();
+        to_all.plan.terms = whole(&plans);
+        let replies = ask(&self.messenger, &self.name, &to_all, ttl, self.last).await;
+        let synchronous = question.plan.synchronous.as_ref();
+        let outcome = judge_all(&self.name, &plans, synchronous, &replies);
+        let positions = positions(&replies, &question.cascading);
+        let until = right_until(asked_at, ttl);
         match &outcome {
             Ok(()) => self.extend(until),
             Err(why) => tracing::warn!(why, "failsafe mode: the members do not agree"),
@@ -75,7 +45,7 @@ impl Thread {
         let mut round = self.shared.round.lock().unwrap_or_else(PoisonError::into_inner);
         let since = round.as_ref().map_or(failed_at, |round| round.since);
         let news = round.as_ref().is_none_or(|before| before.outcome != outcome);
-        *round = Some(Round { asked_at, since, outcome });
+        *round = Some(Round { asked_at, since, outcome, positions });
         drop(round);
         if news {
             self.shared.lost.notify_one();
@@ -85,7 +55,8 @@ impl Thread {
     /// Moves the deadline on, unless the right was given up or has ended meanwhile.
     fn extend(&mut self, until: Boot) {
         let before = self.shared.held_until.load(Ordering::SeqCst);
-        if before == 0 || clock::boot() >= Boot(before) || until.0 <= before {
+        let held = (before != 0).then_some(Boot(before));
+        if !may_extend(held, clock::boot(), until) {
             return;
         }
         let moved = self.shared.held_until.compare_exchange(
@@ -104,31 +75,14 @@ impl Thread {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use node_agent_wire::position::FailsafeTerms;
-
-    fn plan(majority: bool) -> Option<Plan> {
-        let terms = FailsafeTerms { members: ["a".into()].into(), majority };
-        Some(Plan { terms, synchronous: None })
-    }
-
-    #[test]
-    fn every_beat_that_may_have_been_read_binds() {
-        let mut plans = Plans::default();
-        assert_eq!(plans.binding(), None, "nothing is committed");
-        plans.send(plan(false));
-        plans.commit();
-        assert_eq!(plans.binding().map(|p| p.len()), Some(1));
-        plans.send(plan(true));
-        plans.send(plan(true));
-        plans.send(plan(false));
-        assert_eq!(plans.binding().map(|p| p.len()), Some(3), "equal ones in a row bind once");
-        plans.send(None);
-        assert_eq!(plans.binding(), None, "a beat without a plan was sent");
-        plans.send(plan(true));
-        plans.commit();
-        assert_eq!(plans.binding().map(|p| p.len()), Some(1));
-    }
+/// How far those members have come of whom no sender of this node knows.
+fn positions(
+    replies: &BTreeMap<MemberName, Reply>,
+    cascading: &BTreeSet<MemberName>,
+) -> BTreeMap<MemberName, Lsn> {
+    let position = |(name, reply): (&MemberName, &Reply)| match reply {
+        Reply::Accepted(Some(at)) if cascading.contains(name) => Some((name.clone(), *at)),
+        Reply::Accepted(_) | Reply::Refused(_) => None,
+    };
+    replies.iter().filter_map(position).collect()
 }

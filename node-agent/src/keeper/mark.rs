@@ -6,6 +6,7 @@
 
 use super::Thread;
 use crate::postgres::GuardClient;
+use node_agent_core::lease::{Mark, mark};
 use node_agent_core::time::Boot;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -37,21 +38,24 @@ impl Thread {
         true
     }
 
-    /// Whether the next beat carries the mark. It goes only after the guard has a deadline again,
-    /// the end of a lease that is still held.
+    /// Whether the next beat carries the mark.
     pub(super) fn next_mark(&mut self, now: Boot, until: Boot) -> bool {
         let wanted = {
             let facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner);
             facts.unattended
         };
-        if wanted || !self.kept() {
-            return wanted;
+        let armed = self.shared.armed.load(Ordering::SeqCst);
+        match mark(wanted, self.kept(), armed, now, until) {
+            Mark::Carried => true,
+            Mark::Absent => false,
+            Mark::EndsAfter { deadline } => {
+                if deadline.is_some_and(|deadline| !self.tell_guard(deadline)) {
+                    return true;
+                }
+                tracing::info!("the end of maintenance mode: the guard has a deadline again");
+                !self.set_kept(false)
+            }
         }
-        if until <= now || (self.shared.armed.load(Ordering::SeqCst) && !self.tell_guard(until)) {
-            return true;
-        }
-        tracing::info!("the end of maintenance mode: the guard has a deadline again");
-        !self.set_kept(false)
     }
 
     /// A beat with the mark is committed: the guard has no deadline from now on. Told with each

@@ -2,31 +2,32 @@
 //! or loop never loses the leader key; and it renews only while the loop shows that it is alive,
 //! so that a hung agent never keeps it.
 //!
-//! A beat is one transaction: if the leader key still holds our name, put a new `position`. The
-//! right to lead lasts from the moment that the last committed beat was *sent* for one TTL, less
-//! the time that stopping PostgreSQL takes; whoever observes the beats counts from when they *saw*
-//! it, so delay only helps.
-//!
-//! In maintenance mode beats carry a mark, `unattended`: nobody else leads until this node says
-//! that it has stopped. Only a committed mark lifts the guard's deadline, and the guard has one
-//! again before the first beat without the mark is sent.
+//! What the transactions ask for and what their answers mean is decided in
+//! `node_agent_core::lease`; here are the calls, their deadlines, and what the loop and the guard
+//! are told.
 
 mod beat;
 mod facts;
 mod failsafe;
 mod mark;
+mod take;
 
 pub use facts::BeatFacts;
+pub use take::Bid;
 
 use crate::clock;
-use crate::dcs::{Compare, Dcs, DcsError, Write};
+use crate::dcs::{Dcs, DcsError};
 use crate::message::Messenger;
 use crate::postgres::GuardClient;
+use crate::rest::access::ApiPassword;
 use crate::watchdog::Watchdog;
 use node_agent_core::failsafe::Round;
+use node_agent_core::lease::{self, GuardOrder, Outcome, Ttls};
+use node_agent_core::terms::Plans;
 use node_agent_core::time::Boot;
-use node_agent_wire::config::{Credentials, WatchdogConfig};
-use node_agent_wire::keys::{ClusterPath, Leaf};
+use node_agent_wire::config::WatchdogConfig;
+use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::keys::ClusterPath;
 use node_agent_wire::{MemberName, Revision};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -40,6 +41,8 @@ pub struct Shared {
     alive_at: AtomicU64,
     lease: AtomicI64,
     ttl_ms: AtomicU64,
+    /// What beats count with: the TTL, or less.
+    lease_time_ms: AtomicU64,
     armed: AtomicBool,
     kept: AtomicBool,
     facts: Mutex<BeatFacts>,
@@ -52,6 +55,23 @@ pub struct Shared {
 }
 
 impl Shared {
+    fn new(config: &Dynamic, kept: bool, lost: Arc<Notify>, watchdog: Watchdog) -> Self {
+        Self {
+            held_until: AtomicU64::new(0),
+            alive_at: AtomicU64::new(clock::boot().0),
+            lease: AtomicI64::new(0),
+            ttl_ms: AtomicU64::new(millis(config.timing.ttl)),
+            lease_time_ms: AtomicU64::new(millis(config.lease_time())),
+            armed: AtomicBool::new(false),
+            kept: AtomicBool::new(kept),
+            facts: Mutex::new(BeatFacts::default()),
+            lost,
+            prompt: Notify::new(),
+            round: Mutex::new(None),
+            watchdog: Mutex::new(watchdog),
+        }
+    }
+
     fn watchdog(&self) -> MutexGuard<'_, Watchdog> {
         self.watchdog.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,7 +79,7 @@ impl Shared {
 
 /// What the loop asks of the keeper.
 enum Command {
-    Acquire(Revision, oneshot::Sender<Result<bool, DcsError>>),
+    Acquire(Bid, oneshot::Sender<Result<bool, DcsError>>),
     Release(oneshot::Sender<Result<(), DcsError>>),
 }
 
@@ -88,13 +108,7 @@ pub struct KeeperSetup {
     /// The kernel's watchdog.
     pub watchdog: WatchdogConfig,
     /// The password of the cluster's REST API.
-    pub credentials: Option<Credentials>,
-}
-
-/// The time that stopping PostgreSQL may take, inside the TTL.
-#[must_use]
-pub fn stop_margin(ttl: Duration) -> Duration {
-    (ttl / 10).clamp(Duration::from_millis(500), Duration::from_secs(2))
+    pub password: ApiPassword,
 }
 
 impl Keeper {
@@ -102,26 +116,14 @@ impl Keeper {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(setup: KeeperSetup, ttl: Duration) -> std::io::Result<Self> {
-        let shared = Arc::new(Shared {
-            held_until: AtomicU64::new(0),
-            alive_at: AtomicU64::new(clock::boot().0),
-            lease: AtomicI64::new(0),
-            ttl_ms: AtomicU64::new(millis(ttl)),
-            armed: AtomicBool::new(false),
-            kept: AtomicBool::new(setup.kept),
-            facts: Mutex::new(BeatFacts::default()),
-            lost: setup.lost.clone(),
-            prompt: Notify::new(),
-            round: Mutex::new(None),
-            watchdog: Mutex::new(Watchdog::new(setup.watchdog.clone(), ttl)),
-        });
+    pub fn start(setup: KeeperSetup, config: &Dynamic) -> std::io::Result<Self> {
+        let watchdog = Watchdog::new(setup.watchdog.clone(), config.lease_time());
+        let shared = Arc::new(Shared::new(config, setup.kept, setup.lost.clone(), watchdog));
         let (commands, receiver) = mpsc::channel(8);
         let theirs = shared.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("lease-keeper".into()).spawn(move || {
-            let KeeperSetup { connect, path, name, guard_socket, mark_file, credentials, .. } =
-                setup;
+            let KeeperSetup { connect, path, name, guard_socket, mark_file, password, .. } = setup;
             runtime.block_on(async move {
                 let thread = Thread {
                     dcs: connect(),
@@ -132,10 +134,13 @@ impl Keeper {
                     guard: None,
                     shared: theirs,
                     beat: 0,
-                    beat_ttl: Duration::ZERO,
+                    ttls: lease::ttls(Duration::ZERO, Duration::ZERO),
+                    in_force: Duration::ZERO,
+                    renewed: Boot(0),
+                    lost_leader: None,
                     last: None,
-                    messenger: Messenger::new(credentials.as_ref()),
-                    plans: failsafe::Plans::default(),
+                    messenger: Messenger::new(password),
+                    plans: Plans::default(),
                 };
                 thread.run(receiver).await;
             });
@@ -169,10 +174,15 @@ impl Keeper {
         self.shared.alive_at.store(now.0, Ordering::SeqCst);
     }
 
-    /// A new TTL from the configuration.
-    pub fn set_ttl(&self, ttl: Duration) {
-        self.watchdog().set_ttl(ttl);
-        self.shared.ttl_ms.store(millis(ttl), Ordering::SeqCst);
+    /// A new configuration.
+    pub fn configure(&self, config: &Dynamic) {
+        let (ttl, lease_time) = (millis(config.timing.ttl), millis(config.lease_time()));
+        self.watchdog().set_ttl(config.lease_time());
+        let before = self.shared.ttl_ms.swap(ttl, Ordering::SeqCst);
+        let beats_before = self.shared.lease_time_ms.swap(lease_time, Ordering::SeqCst);
+        if (before, beats_before) != (ttl, lease_time) {
+            self.shared.prompt.notify_one();
+        }
     }
 
     /// Whether each beat moves the guard's deadline on: set before PostgreSQL becomes writable.
@@ -182,6 +192,12 @@ impl Keeper {
         if !armed {
             self.watchdog().close();
         }
+    }
+
+    /// Whether PostgreSQL writes, or is about to, by the last call of [`Self::arm`].
+    #[must_use]
+    pub fn armed(&self) -> bool {
+        self.shared.armed.load(Ordering::SeqCst)
     }
 
     /// The watchdog of this host: opened before PostgreSQL becomes writable.
@@ -201,16 +217,16 @@ impl Keeper {
         }
     }
 
-    /// Takes the leader key if it holds our name, or is absent and `position` is still at this
-    /// revision (0: absent): whoever has beaten since this node looked may still lead, even if the
-    /// key has vanished again. `true`: this node leads.
+    /// Takes the leader key if it holds our name, is absent, or is that of the lost leader of the
+    /// bid, and `position` is still at the bid's revision: whoever has beaten since this node
+    /// looked may still lead, even if the key has vanished again. `true`: this node leads.
     ///
     /// # Errors
     /// When the DCS did not answer; the key may have been taken all the same, and the next read
     /// tells.
-    pub async fn acquire(&self, position: Revision) -> Result<bool, DcsError> {
+    pub async fn acquire(&self, bid: Bid) -> Result<bool, DcsError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Acquire(position, reply)).await?;
+        self.send(Command::Acquire(bid, reply)).await?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -248,12 +264,18 @@ struct Thread {
     guard: Option<GuardClient>,
     shared: Arc<Shared>,
     beat: u64,
-    /// The TTL that the last beat carries: what its observers wait, so what it may count with.
-    beat_ttl: Duration,
+    /// Those of the last beat that was sent.
+    ttls: Ttls,
+    /// The TTL that the guard's deadline may have been counted with.
+    in_force: Duration,
+    /// When the lease was last renewed; its TTL is that of the configuration.
+    renewed: Boot,
+    /// Whose key this node last tried to replace.
+    lost_leader: Option<MemberName>,
     /// The revision of the last committed beat.
     last: Option<Revision>,
     messenger: Messenger,
-    plans: failsafe::Plans,
+    plans: Plans,
 }
 
 impl Thread {
@@ -264,8 +286,8 @@ impl Thread {
             let wait = clock::boot().until(next);
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Acquire(position, reply)) => {
-                        let _gone_is_fine = reply.send(self.acquire(position).await);
+                    Some(Command::Acquire(bid, reply)) => {
+                        let _gone_is_fine = reply.send(self.acquire(bid).await);
                         next = clock::boot() + self.period();
                     }
                     Some(Command::Release(reply)) => {
@@ -290,12 +312,19 @@ impl Thread {
     }
 
     fn period(&self) -> Duration {
-        self.ttl() / 3
+        // A lower time is carried only by the beat after the one that counts with it.
+        if self.leads() { self.lease_time() / 3 } else { self.ttl() / 3 }
+    }
+
+    /// What beats are to count with.
+    fn lease_time(&self) -> Duration {
+        Duration::from_millis(self.shared.lease_time_ms.load(Ordering::SeqCst))
     }
 
     /// The deadline of one call: two tries fit into a TTL after a period was lost.
     fn call(&self) -> Duration {
-        self.ttl() / 4
+        let time = if self.leads() { self.lease_time() } else { self.ttl() };
+        time / 4
     }
 
     fn leads(&self) -> bool {
@@ -305,7 +334,7 @@ impl Thread {
     async fn turn(&mut self) {
         let alive = Boot(self.shared.alive_at.load(Ordering::SeqCst));
         let now = clock::boot();
-        if now.since(alive) > self.ttl() {
+        if !lease::loop_alive(alive, now, self.ttl()) {
             tracing::error!(
                 silent_ms = millis(now.since(alive)),
                 "the agent's loop is stuck: its lease is no longer renewed"
@@ -316,7 +345,9 @@ impl Thread {
             self.lead_on().await;
         }
         let carried = self.shared.round.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if !carried {
+        // A leader beats more often than the lease needs, where its beats carry less than the TTL.
+        let due = clock::boot().since(self.renewed) + self.period() > self.ttl() / 3;
+        if due && !carried {
             // In vain while the DCS is out of reach, and the next round must not be late.
             self.keep_lease().await;
         }
@@ -330,7 +361,7 @@ impl Thread {
             self.dcs.keep_alive(lease, self.call()).await
         };
         match outcome {
-            Ok(()) => {}
+            Ok(()) => self.renewed = clock::boot(),
             Err(DcsError::LeaseGone(_)) => {
                 tracing::warn!("the lease is gone: a new one is taken");
                 self.shared.lease.store(0, Ordering::SeqCst);
@@ -349,6 +380,7 @@ impl Thread {
 
     async fn new_lease(&mut self) -> Result<i64, DcsError> {
         let lease = self.dcs.grant(self.ttl(), self.call()).await?;
+        self.renewed = clock::boot();
         self.shared.lease.store(lease, Ordering::SeqCst);
         Ok(lease)
     }
@@ -357,102 +389,35 @@ impl Thread {
     async fn lead_on(&mut self) {
         let sent = clock::boot();
         let until = Boot(self.shared.held_until.load(Ordering::SeqCst));
-        if sent >= until && !self.kept() {
-            self.lose("the lease's deadline has passed without a renewal");
+        if let Err(why) = lease::may_beat(sent, until, self.kept()) {
+            self.lose(why);
             return;
         }
+        let Some(last) = self.last else {
+            return self.lose("this node does not know its last beat");
+        };
         let mark = self.next_mark(sent, until);
-        let leader = self.path.key(Leaf::Leader);
-        let position = self.position(false, mark);
-        let mine = [Compare::ValueIs(leader.clone(), self.name.as_str().into())];
-        let deadline = if self.kept() { self.call() } else { self.call().min(sent.until(until)) };
-        match self.dcs.write(&mine, &[position], deadline).await {
-            Ok(Some(revision)) => self.held(sent, revision, mark),
-            Ok(None) => self.put_back(sent, &leader, mark).await,
-            Err(error) => {
-                let left_ms = millis(clock::boot().until(until));
-                tracing::warn!(%error, left_ms, "a renewal of the leader key failed");
-                self.ask_members(sent).await;
-            }
+        let answer = self.beat_over(last, mark, sent, until).await;
+        if answer == Outcome::LookAgain {
+            self.look_again(mark, until).await;
         }
     }
 
-    async fn acquire(&mut self, position: Revision) -> Result<bool, DcsError> {
-        let lease = match self.shared.lease.load(Ordering::SeqCst) {
-            0 => self.new_lease().await?,
-            lease => lease,
-        };
-        // An old lease may be near its end: the key must not hang on it.
-        let lease = match self.dcs.keep_alive(lease, self.call()).await {
-            Ok(()) => lease,
-            Err(DcsError::LeaseGone(_)) => self.new_lease().await?,
-            Err(error) => return Err(error),
-        };
-        // A mark of an earlier life stays until the guard has a deadline again.
-        let mark = self.kept() || {
-            let facts = self.shared.facts.lock().unwrap_or_else(PoisonError::into_inner);
-            facts.unattended || facts.was_unattended
-        };
-        let leader = self.path.key(Leaf::Leader);
-        let put = Write::Put { key: leader.clone(), value: self.name.as_str().into(), lease };
-        let unbeaten = Compare::AtRevision(self.path.key(Leaf::Position), position);
-        for conditions in [
-            vec![Compare::Absent(leader.clone()), unbeaten],
-            vec![Compare::ValueIs(leader.clone(), self.name.as_str().into())],
-        ] {
-            let sent = clock::boot();
-            let writes = [put.clone(), self.position(false, mark)];
-            if let Some(revision) = self.dcs.write(&conditions, &writes, self.call()).await? {
-                self.held(sent, revision, mark);
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// A release names the beat that it ends: one that reaches the store late, after this node took
-    /// the key anew, must not end that.
-    async fn release(&mut self) -> Result<(), DcsError> {
-        self.shared.held_until.store(0, Ordering::SeqCst);
-        self.set_kept(false);
-        if let Some(last) = self.last.take()
-            && self.release_over(last).await?
-        {
-            return Ok(());
-        }
-        // The answer to a beat was lost, or the key is another's by now.
-        let found = self.dcs.read(self.path.prefix(), self.call()).await?;
-        let at = |leaf| found.keys.get(&self.path.key(leaf));
-        let mine = at(Leaf::Leader).is_some_and(|key| key.value == self.name.as_str().as_bytes());
-        if let Some(position) = at(Leaf::Position).filter(|_| mine) {
-            self.release_over(position.revision).await?;
-        }
-        Ok(())
-    }
-
-    /// `false`: the key is not ours, or `position` is not at that revision.
-    async fn release_over(&mut self, position: Revision) -> Result<bool, DcsError> {
-        let leader = self.path.key(Leaf::Leader);
-        let conditions = [
-            Compare::ValueIs(leader.clone(), self.name.as_str().into()),
-            Compare::AtRevision(self.path.key(Leaf::Position), position),
-        ];
-        let writes = [Write::Delete(leader), self.position(true, false)];
-        Ok(self.dcs.write(&conditions, &writes, self.call()).await?.is_some())
-    }
-
-    fn held(&mut self, sent: Boot, revision: Revision, mark: bool) {
-        let until = sent + self.beat_ttl.saturating_sub(stop_margin(self.beat_ttl));
-        self.last = Some(revision);
+    fn held(&mut self, until: Boot, beat: Revision, mark: bool) {
+        self.last = Some(beat);
         self.plans.commit();
         *self.shared.round.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.held_until.store(until.0, Ordering::SeqCst);
         self.shared.watchdog().feed();
-        if mark {
-            self.lift();
-        } else if self.shared.armed.load(Ordering::SeqCst) {
-            self.tell_guard(until);
-        }
+        let told = match lease::guard_order(mark, self.shared.armed.load(Ordering::SeqCst), until) {
+            GuardOrder::Lift => {
+                self.lift();
+                true
+            }
+            GuardOrder::Deadline(until) => self.tell_guard(until),
+            GuardOrder::Nothing => true,
+        };
+        self.in_force = lease::in_force(self.in_force, self.ttls.counted, told);
     }
 
     /// `true` when the guard has taken the deadline.
@@ -485,3 +450,6 @@ impl Thread {
         self.shared.lost.notify_one();
     }
 }
+
+#[cfg(test)]
+mod keeper_tests;

@@ -2,19 +2,24 @@
 //! archive would have a gap.
 
 use super::command::Tool;
-use super::{Error, Server, files};
+use super::{Error, Server, control, files};
+use node_agent_core::postgres::ControlData;
+use node_agent_wire::{Lsn, TimelineId};
 use std::path::Path;
 use std::time::Duration;
 
 /// Archiving all that waits; what is not done by then is not archived.
 pub(super) const MAX: Duration = Duration::from_secs(300);
+/// The same for a node that is to be a standby soon.
+const WAITING_MAX: Duration = Duration::from_secs(60);
 /// PostgreSQL reads its configuration files.
 const SETTING_DEADLINE: Duration = Duration::from_secs(10);
 /// Where PostgreSQL notes what waits (`NAME.ready`) and what is done (`NAME.done`).
 const STATUS: &str = "pg_wal/archive_status";
 
-/// `archive_command` for one file: `%p`, `%f` and `%%` are replaced as PostgreSQL does.
-fn command_for(template: &str, file: &str) -> String {
+/// `archive_command` or `restore_command` for one file: `%p`, `%f`, `%r` and `%%` are replaced as
+/// PostgreSQL does.
+pub(super) fn command_for(template: &str, path: &str, file: &str) -> String {
     let mut command = String::new();
     let mut letters = template.chars();
     while let Some(c) = letters.next() {
@@ -23,14 +28,22 @@ fn command_for(template: &str, file: &str) -> String {
             continue;
         }
         match letters.next() {
-            Some('p') => command.push_str(&format!("pg_wal/{file}")),
-            Some('f') => command.push_str(file),
+            Some('p') => command.push_str(path),
+            // Nothing older than the file itself is needed.
+            Some('f' | 'r') => command.push_str(file),
             Some('%') => command.push('%'),
             Some(other) => command.extend(['%', other]),
             None => command.push('%'),
         }
     }
     command
+}
+
+/// The name of the segment that holds `lsn` (PostgreSQL source, `XLogFileName`).
+fn segment_of(timeline: TimelineId, lsn: Lsn, segment_bytes: u64) -> String {
+    let bytes = segment_bytes.max(1);
+    let (number, per_file) = (lsn.0 / bytes, ((1 << 32) / bytes).max(1));
+    format!("{:08X}{:08X}{:08X}", timeline.0, number / per_file, number % per_file)
 }
 
 /// Files that wait, in order: histories first, as PostgreSQL does.
@@ -58,6 +71,45 @@ impl Server {
         Ok(Some(text.trim().to_owned()).filter(|value| !value.is_empty()))
     }
 
+    /// `archive_command`, when PostgreSQL archives by one; the server may run or not.
+    ///
+    /// # Errors
+    /// When PostgreSQL can't read its files.
+    pub async fn archive_command(&self) -> Result<Option<String>, Error> {
+        let mode = self.setting_at_rest("archive_mode").await?;
+        let archives = matches!(mode.as_deref(), Some("on" | "always"));
+        Ok(self.setting_at_rest("archive_command").await?.filter(|_| archives))
+    }
+
+    /// Archives the segment that the shutdown checkpoint of this stopped primary is in, which
+    /// PostgreSQL leaves out: it switches segments before. Returns its name.
+    ///
+    /// # Errors
+    /// When there is no command, or it fails or passes its deadline.
+    pub async fn archive_checkpoint(&self, control: &ControlData) -> Result<String, Error> {
+        let bytes = control::read(&self.places).await?.segment_bytes;
+        let file = segment_of(control.timeline, control.checkpoint, bytes);
+        let command = self.archive_command().await?.ok_or_else(|| Error::Refused {
+            action: format!("archive {file}"),
+            reason: "archive_command is empty".to_owned(),
+        })?;
+        self.archive_file(&command, &file).await?;
+        Ok(file)
+    }
+
+    async fn archive_file(&self, command: &str, file: &str) -> Result<(), Error> {
+        let line = command_for(command, &format!("pg_wal/{file}"), file);
+        Tool::configured(&["sh".to_owned(), "-c".to_owned(), line])
+            .current_dir(&self.places.data_dir)
+            .run(MAX, &mut |_| {}, &mut |_| {})
+            .await
+    }
+
+    /// Archives what waits, before this server becomes a standby, which archives nothing.
+    pub async fn archive_waiting(&self) {
+        self.archive_ready(WAITING_MAX).await;
+    }
+
     /// Archives what waits. What fails stays where it is, with a line in the log: the report of a
     /// divergence keeps that WAL too.
     pub(super) async fn archive_ready(&self, deadline: Duration) {
@@ -79,17 +131,10 @@ impl Server {
     }
 
     async fn archive_all(&self, status: &Path, files: Vec<String>) -> Result<usize, Error> {
-        let mode = self.setting_at_rest("archive_mode").await?;
-        let command = self.setting_at_rest("archive_command").await?;
-        let (Some("on" | "always"), Some(command)) = (mode.as_deref(), command) else {
-            return Ok(0);
-        };
+        let Some(command) = self.archive_command().await? else { return Ok(0) };
         let mut done = 0;
         for file in files {
-            Tool::configured(&["sh".to_owned(), "-c".to_owned(), command_for(&command, &file)])
-                .current_dir(&self.places.data_dir)
-                .run(MAX, &mut |_| {}, &mut |_| {})
-                .await?;
+            self.archive_file(&command, &file).await?;
             let (from, to) = (format!("{file}.ready"), format!("{file}.done"));
             std::fs::rename(status.join(from), status.join(to))
                 .map_err(files::failed("rename in", status))?;
@@ -106,9 +151,21 @@ mod tests {
     #[test]
     fn the_command_of_one_file() {
         for (template, command) in
-            [("cp %p /a/%f", "cp pg_wal/0001 /a/0001"), ("x '%%f' %q %", "x '%f' %q %")]
+            [("cp %p /a/%f", "cp pg_wal/x /a/0001"), ("r %r '%%f' %q %", "r 0001 '%f' %q %")]
         {
-            assert_eq!(command_for(template, "0001"), command);
+            assert_eq!(command_for(template, "pg_wal/x", "0001"), command);
+        }
+    }
+
+    #[test]
+    fn the_segment_of_a_position() {
+        const MB: u64 = 1024 * 1024;
+        for (lsn, bytes, name) in [
+            (0x0400_0028, 16 * MB, "000000020000000000000004"),
+            (0x3_FF00_0000, 16 * MB, "0000000200000003000000FF"),
+            (0x1_0000_0000, 64 * MB, "000000020000000100000000"),
+        ] {
+            assert_eq!(segment_of(TimelineId(2), Lsn(lsn), bytes), name);
         }
     }
 

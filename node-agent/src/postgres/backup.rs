@@ -2,6 +2,7 @@
 
 use super::command::Tool;
 use super::conf::conninfo_value;
+use super::leftover::WORKS_ON;
 use super::method::{ConfiguredCommand, CopyMethod};
 use super::process::Postmaster;
 use super::{Error, Server, bootstrap, conf, connection, control, files, passfile};
@@ -93,7 +94,7 @@ impl Server {
         (host, port): (&str, u16),
     ) -> Result<(String, Option<PathBuf>), Error> {
         let user = self.places.replication()?;
-        let given = connection::for_program(&self.places, user, self.major().await?).await?;
+        let given = connection::for_program(&self.places, &user, self.major().await?).await?;
         let conninfo = format!(
             "host={} port={port} user={} {} application_name={}",
             conninfo_value(host),
@@ -129,6 +130,7 @@ impl Server {
             .arg("--no-password")
             .arg("--progress")
             .arg(format!("--dbname={conninfo}"))
+            .env(WORKS_ON, &self.places.data_dir)
             .env("PGPASSFILE", &self.places.pgpass)
             .env("PGSERVICEFILE", service_file.unwrap_or_default());
         for option in options {
@@ -173,6 +175,7 @@ impl Server {
                 .arg(format!("--connstring={}", conninfo.map(dbname).unwrap_or_default()));
         }
         let tool = tool.env("PGPASSFILE", &self.places.pgpass);
+        let tool = tool.env(WORKS_ON, &self.places.data_dir);
         let name = command.words.first().cloned().unwrap_or_default();
         let mut said = |line: &str| tracing::info!(command = name, "{line}");
         let mut warned = |line: &str| tracing::info!(command = name, "{line}");
@@ -202,6 +205,7 @@ impl Server {
                 reason: format!("PostgreSQL runs on it (pid {})", postmaster.file.pid),
             });
         }
+        self.end_leftovers().await?;
         self.mark(bootstrap::CLONING).await
     }
 }

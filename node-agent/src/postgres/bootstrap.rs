@@ -2,6 +2,7 @@
 
 use super::command::Tool;
 use super::conf::conninfo_value;
+use super::leftover::WORKS_ON;
 use super::method::{BootstrapMethod, ConfiguredCommand};
 use super::process::Postmaster;
 use super::session::Session;
@@ -150,11 +151,16 @@ impl Server {
         files::remove(&self.places.incomplete)
     }
 
-    /// Stops what an earlier agent had begun as a new database system and did not finish.
+    /// Ends what an earlier agent has left at work on the directory, and stops what it had begun as
+    /// a new database system and did not finish.
     ///
     /// # Errors
     /// When it can't be stopped.
     pub async fn abandon_unfinished(&self) -> Result<(), Error> {
+        let ended = self.end_leftovers().await?;
+        if ended > 0 {
+            tracing::warn!(ended, "programs of an earlier agent were at work here; ended");
+        }
         let begun = files::read(&self.places.incomplete)?.as_deref() == Some(INITIALISING);
         if !begun || Postmaster::find(&self.places)?.is_none() {
             return Ok(());
@@ -168,7 +174,8 @@ impl Server {
         let mut tool = Tool::new(&self.places.program("initdb"))
             .arg("--pgdata")
             .arg(&self.places.data_dir)
-            .arg(format!("--username={}", superuser.username));
+            .arg(format!("--username={}", superuser.username))
+            .env(WORKS_ON, &self.places.data_dir);
         for argument in arguments {
             tool = tool.arg(argument);
         }
@@ -292,9 +299,9 @@ impl Server {
             ensure_role(&mut session, &self.places.superuser(), "SUPERUSER LOGIN").await?;
         }
         let replication = self.places.replication()?;
-        ensure_role(&mut session, replication, "LOGIN REPLICATION").await?;
+        ensure_role(&mut session, &replication, "LOGIN REPLICATION").await?;
         if let Some(rewind) = self.places.rewind_user() {
-            ensure_role(&mut session, rewind, "LOGIN").await?;
+            ensure_role(&mut session, &rewind, "LOGIN").await?;
             for function in REWIND_FUNCTIONS {
                 let sql = "SELECT format('GRANT EXECUTE ON FUNCTION pg_catalog.%s TO %I',
                            $1::text, $2::text)";

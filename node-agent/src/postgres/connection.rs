@@ -27,6 +27,12 @@ const SECRET: &str = "sslpassword";
 /// The section of the service file.
 const SERVICE: &str = "node-agent";
 
+/// Whether `primary_conninfo` must name a database: without one a standby of PostgreSQL 17 or later
+/// does not take logical slots over from its primary (PostgreSQL manual, 47.2.3).
+pub(super) fn names_database(major: u32) -> bool {
+    major >= 17
+}
+
 /// Parameters of a user's connections in order; `sslmode=prefer` unless given.
 pub(super) fn pairs(
     user: &Credentials,
@@ -98,9 +104,20 @@ mod tests {
         let names = |major| {
             pairs(&user, None, major).into_iter().map(|(key, _)| key).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(13), "sslmode");
-        assert_eq!(names(16), "sslmode sslcrldir");
-        assert_eq!(names(17), "sslmode sslcrldir sslnegotiation");
+        for (major, known, database) in [
+            (13, "sslmode", false),
+            (14, "sslmode sslcrldir", false),
+            (15, "sslmode sslcrldir", false),
+            (16, "sslmode sslcrldir", false),
+            (17, "sslmode sslcrldir sslnegotiation", true),
+            (18, "sslmode sslcrldir sslnegotiation", true),
+        ] {
+            assert_eq!(
+                (names(major).as_str(), names_database(major)),
+                (known, database),
+                "{major}"
+            );
+        }
         assert_eq!(unknown(&user).count(), 0);
     }
 

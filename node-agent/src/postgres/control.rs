@@ -1,5 +1,5 @@
 //! The control file, as `pg_controldata` prints it (PostgreSQL manual; the labels are the same
-//! from version 13 to 17).
+//! from version 13 to 18).
 
 use super::Error;
 use super::command::Tool;

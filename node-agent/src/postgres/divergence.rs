@@ -148,7 +148,9 @@ impl Tally {
             && description.starts_with("COMMIT")
         {
             self.transactions += 1;
-            let at = description.split_whitespace().skip(1).take(3).collect::<Vec<_>>().join(" ");
+            // `COMMIT time`, or `COMMIT_PREPARED transaction: time`.
+            let words = description.split_whitespace().skip(1).skip_while(|w| w.ends_with(':'));
+            let at = words.take(3).collect::<Vec<_>>().join(" ");
             let at = at.trim_end_matches([';', ',']).to_owned();
             self.first_commit.get_or_insert_with(|| at.clone());
             self.last_commit = Some(at);
@@ -225,7 +227,8 @@ fn keep(from: &Path, to: &Path, names: &[String]) -> std::io::Result<()> {
 
 impl Server {
     /// What this stopped server has after `fork` on `timeline`; copies the WAL segments that
-    /// hold it into `keep_in` when given. Nothing of the server is changed.
+    /// hold it into `keep_in` when given. Nothing of the server is changed, but that WAL that is
+    /// in the archive only is put back.
     ///
     /// # Errors
     /// Refused while the server runs. When the WAL at the fork can't be read, or the segments or
@@ -248,6 +251,7 @@ impl Server {
         let (mut stopped_at, mut complete) = (String::new(), true);
         let mut kept_segments = Vec::new();
         for stretch in &stretches {
+            self.fetch_archived(stretch.timeline, stretch.start, segment_bytes).await?;
             let beyond = self.segments_of(stretch, segment_bytes)?;
             if stretch.end.is_none() && beyond.is_empty() {
                 // It stopped at the end of a segment: there is no file to read from.

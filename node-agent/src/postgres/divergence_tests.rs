@@ -1,4 +1,4 @@
-//! Lines of pg_waldump as versions 15 and 16 print them.
+//! Lines of pg_waldump as versions 13 to 18 print them.
 
 use super::*;
 
@@ -30,6 +30,54 @@ fn records_are_counted() {
     let (relations, beyond) = tally.relations();
     let found: Vec<_> = relations.iter().map(|r| (r.filenode, r.records)).collect();
     assert_eq!((found, beyond), (vec![(16388, 1), (16390, 1)], 0));
+}
+
+/// Up to 15 without colons in the description; the numbers are those of real servers.
+const OLD: [&str; 3] = [
+    "rmgr: Heap        len (rec/tot):     61/    61, tx:        488, lsn: 0/0184F748, \
+     prev 0/0184F5B0, desc: INSERT off 3 flags 0x00, blkref #0: rel 1663/13443/16384 blk 0",
+    "rmgr: Transaction len (rec/tot):    234/   234, tx:        488, lsn: 0/0184F7C8, \
+     prev 0/0184F788, desc: PREPARE gid p: 2026-11-29 19:58:34.599159 UTC",
+    "rmgr: Transaction len (rec/tot):     42/    42, tx:          0, lsn: 0/0184F8B8, \
+     prev 0/0184F7C8, desc: COMMIT_PREPARED 488: 2026-11-29 19:58:34.605140 UTC",
+];
+/// From 16 on.
+const NEW: [&str; 3] = [
+    "rmgr: Heap        len (rec/tot):     61/    61, tx:        755, lsn: 0/017BA388, \
+     prev 0/017BA1F0, desc: INSERT off: 3, flags: 0x00, blkref #0: rel 1663/5/16384 blk 0",
+    "rmgr: Transaction len (rec/tot):    242/   242, tx:        755, lsn: 0/017BA408, \
+     prev 0/017BA3C8, desc: PREPARE gid p: 2026-11-29 19:58:59.669236 UTC",
+    "rmgr: Transaction len (rec/tot):     42/    42, tx:          0, lsn: 0/017BA500, \
+     prev 0/017BA408, desc: COMMIT_PREPARED 755: 2026-11-29 19:58:59.673126 UTC",
+];
+
+#[test]
+fn records_of_every_version_and_prepared_transactions() {
+    for (lines, at, end) in [
+        (OLD, "2026-11-29 19:58:34.605140 UTC", 0x0184_F8E8),
+        (NEW, "2026-11-29 19:58:59.673126 UTC", 0x017B_A530),
+    ] {
+        let mut tally = Tally::default();
+        assert!(lines.iter().all(|line| tally.record(line)));
+        assert_eq!((tally.transactions, tally.last_commit.as_deref()), (1, Some(at)));
+        assert_eq!(tally.end, Some(Lsn(end)), "as the end of WAL that pg_waldump names");
+        let (relations, _) = tally.relations();
+        assert_eq!((relations.len(), relations[0].filenode), (1, 16384));
+    }
+}
+
+#[test]
+fn the_end_of_wal_in_the_words_of_every_version() {
+    for words in [
+        "pg_waldump: fatal: error in WAL record at 0/184F8B8: invalid record length at 0/184F8E8: \
+         wanted 24, got 0",
+        "pg_waldump: error: error in WAL record at 0/17893F0: invalid record length at 0/1789420: \
+         wanted 24, got 0",
+        "pg_waldump: error: error in WAL record at 0/170DC78: invalid record length at 0/170DCA8: \
+         expected at least 24, got 0",
+    ] {
+        assert!(END_OF_WAL.iter().any(|end| words.contains(end)), "{words}");
+    }
 }
 
 #[test]

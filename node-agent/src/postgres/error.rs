@@ -57,6 +57,8 @@ pub enum Error {
         server: String,
         /// SQLSTATE, when the server answered.
         code: Option<String>,
+        /// It answered, and TLS did not come about.
+        tls: bool,
         /// What the server or the system said.
         message: String,
     },
@@ -127,7 +129,7 @@ impl Error {
             }
             Self::Start { .. } => "correct what the server log names; the agent tries again",
             Self::Refused { .. } => "nothing was changed",
-            Self::Answer { .. } => "check that the PostgreSQL version is supported (13 to 17)",
+            Self::Answer { .. } => "check that the PostgreSQL version is supported (13 to 18)",
         }
     }
 }

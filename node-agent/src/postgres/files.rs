@@ -90,6 +90,11 @@ pub(super) async fn clear_dir(path: &Path) -> Result<(), Error> {
     cleared.await.unwrap_or_else(|e| Err(io::Error::other(e))).map_err(failed("clear", path))
 }
 
+/// How long a file is; 0 when it can't be told.
+pub(super) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
 /// The last `bytes` of a file from `offset` on, as lines that are whole.
 pub(super) fn tail(path: &Path, offset: u64, bytes: usize) -> String {
     use std::io::{Read, Seek, SeekFrom};

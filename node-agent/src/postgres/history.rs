@@ -93,7 +93,7 @@ impl Server {
     /// Another server: as the user of pg_rewind when there is one, else as the superuser.
     pub(super) fn remote_target(&self, host: &str, port: u16) -> Target {
         let superuser = self.places.superuser();
-        let user = self.places.rewind_user().cloned().unwrap_or(superuser);
+        let user = self.places.rewind_user().unwrap_or(superuser);
         Target {
             host: host.to_owned(),
             port,

@@ -44,6 +44,8 @@ impl Server {
             let reason = format!("it runs already, pid {}", postmaster.file.pid);
             return Err(Error::Refused { action: "start PostgreSQL".to_owned(), reason });
         }
+        // What fails from here on is not explained by an earlier life's log.
+        self.memory().log_offset = files::length(&self.places.log_file);
         self.guard_gone(QUERY_DEADLINE).await?;
         let control = control::read(&self.places).await?;
         let minima = match role {
@@ -193,9 +195,7 @@ impl Server {
                 return Ok(());
             }
             if postmaster.is_none() && self.guard_runs() != Some(true) {
-                let offset = self.memory().log_offset;
-                let log = files::tail(&self.places.log_file, offset, LOG_BYTES);
-                return Err(Error::Start { log });
+                return Err(Error::Start { log: self.log_of_last_start() });
             }
             if Instant::now() >= end {
                 let log = files::tail(&self.places.log_file, self.memory().log_offset, 300);
@@ -205,6 +205,12 @@ impl Server {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The end of what the server has logged since this agent started it last.
+    #[must_use]
+    pub fn log_of_last_start(&self) -> String {
+        files::tail(&self.places.log_file, self.memory().log_offset, LOG_BYTES)
     }
 
     /// Until the guard that guarded this directory has ended, and with it all of PostgreSQL.
@@ -267,6 +273,23 @@ impl Server {
         Ok(control::read(&self.places).await?.data)
     }
 
+    /// The control file as it is now.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn control(&self) -> Result<ControlData, Error> {
+        Ok(control::read(&self.places).await?.data)
+    }
+
+    /// Lets the guard wait until then. Only right while PostgreSQL can't write any more.
+    ///
+    /// # Errors
+    /// When the guard does not take the deadline.
+    pub async fn guard_until(&self, end: Boot) -> Result<(), Error> {
+        let told = guard_client::arm(self.guard_socket(), end, QUERY_DEADLINE).await;
+        told.map_err(|e| self.guard_error(format!("did not take a later deadline: {e}")))
+    }
+
     /// Ends everything: by the guard, or from here when there is none.
     async fn kill(&self, running: Option<Postmaster>) -> Result<(), Error> {
         // A deadline that has passed: the guard ends the server and all its descendants.
@@ -287,17 +310,26 @@ impl Server {
         Err(Error::Deadline { what, waited: KILL_DEADLINE })
     }
 
-    /// Arms the guard for `guard_deadline`, then promotes; returns when writes are accepted. Later
-    /// deadlines are the lease keeper's.
+    /// Arms the guard for what `lease_end` says, then promotes; returns when writes are accepted.
+    /// Later deadlines are the lease keeper's; one that became earlier while the guard was armed
+    /// counts as well.
     ///
     /// # Errors
     /// When the guard does not answer (the server stays a standby), or the promotion is refused
     /// or takes longer than `deadline` (it may still happen: the server counts as writable).
-    pub async fn promote(&self, guard_deadline: Boot, deadline: Duration) -> Result<(), Error> {
+    pub async fn promote(
+        &self,
+        lease_end: impl Fn() -> Boot,
+        deadline: Duration,
+    ) -> Result<(), Error> {
         let end = Instant::now() + deadline;
-        guard_client::arm(self.guard_socket(), guard_deadline, QUERY_DEADLINE.min(deadline))
-            .await
-            .map_err(|e| self.guard_error(format!("could not be armed for a promotion: {e}")))?;
+        let mut armed = Boot(u64::MAX);
+        while lease_end() < armed {
+            armed = lease_end();
+            guard_client::arm(self.guard_socket(), armed, QUERY_DEADLINE.min(deadline))
+                .await
+                .map_err(|e| self.guard_error(format!("could not be armed to promote: {e}")))?;
+        }
         let mut session = self.borrow(deadline).await?;
         let standby = "SELECT pg_is_in_recovery()::text";
         let left = || end.saturating_duration_since(Instant::now());

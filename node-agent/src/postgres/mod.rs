@@ -34,6 +34,7 @@ mod family;
 mod files;
 mod guard_client;
 mod history;
+mod leftover;
 mod lifecycle;
 mod logical;
 pub mod method;
@@ -43,6 +44,7 @@ pub mod pending;
 mod places;
 mod process;
 mod relations;
+mod restore;
 mod rewind;
 mod session;
 mod settings;
@@ -61,7 +63,7 @@ pub use logical::{SlotFile, slot_is_void};
 
 use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;
-use node_agent_wire::config::LocalConfig;
+use node_agent_wire::config::{Authentication, LocalConfig};
 use node_agent_wire::{Lsn, SystemId, TimelineId};
 use pending::Pending;
 use places::Places;
@@ -171,6 +173,14 @@ fn boot_now() -> Boot {
     Boot(seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+fn name_unknown(users: &Authentication) {
+    for user in [Some(&users.superuser), Some(&users.replication), users.rewind.as_ref()] {
+        for key in user.into_iter().flat_map(connection::unknown) {
+            tracing::warn!(key, "a user of postgresql.authentication has no such parameter");
+        }
+    }
+}
+
 impl Server {
     /// The server that the configuration describes. Nothing is touched. The guard's program is
     /// `NODE_AGENT_GUARD`, or `node-agent-guard` beside the running program.
@@ -178,12 +188,7 @@ impl Server {
     /// # Errors
     /// When an address or name of the configuration can't be used.
     pub fn new(config: &LocalConfig) -> Result<Self, Error> {
-        let users = &config.postgresql.authentication;
-        for user in [Some(&users.superuser), Some(&users.replication), users.rewind.as_ref()] {
-            for key in user.into_iter().flat_map(connection::unknown) {
-                tracing::warn!(key, "a user of postgresql.authentication has no such parameter");
-            }
-        }
+        name_unknown(&config.postgresql.authentication);
         Ok(Self {
             places: Places::new(config)?,
             heartbeat: tokio::sync::Mutex::new(None),
@@ -191,6 +196,19 @@ impl Server {
             memory: Mutex::default(),
             started: Notify::new(),
         })
+    }
+
+    /// Other users, passwords and parameters of connections: for the password file, and for
+    /// whatever connects from now on. `primary_conninfo` follows with the next settings.
+    ///
+    /// # Errors
+    /// When the password file can't be written.
+    pub async fn set_users(&self, users: Authentication) -> Result<(), Error> {
+        name_unknown(&users);
+        self.places.set_users(users);
+        // The next borrower shows whether the new ones are right.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        passfile::write(&self.places, &[]).await
     }
 
     /// Where the guard listens; give it to [`GuardClient::connect`].

@@ -50,7 +50,7 @@ impl Server {
                 Ok(Postgres::Running(Box::new(running)))
             }
             Err(None) => self.starting(now).await,
-            Err(Some(Error::Connect { code, .. }))
+            Err(Some(Error::Connect { code, tls: false, .. }))
                 if code.is_none() || code.as_deref() == Some(CANNOT_CONNECT_NOW) =>
             {
                 self.starting(now).await
@@ -130,6 +130,9 @@ impl Server {
         let standby = self.standby_signal();
         let mut memory = self.memory();
         let since = *memory.unresponsive_since.get_or_insert(now);
+        if memory.problem.is_none() {
+            tracing::warn!(%problem, hint = problem.hint(), "PostgreSQL does not answer");
+        }
         memory.problem = Some(problem.to_string());
         // PostgreSQL removes the signal file before it accepts the first write.
         Postgres::Unresponsive { since, writable: memory.writable || !standby }

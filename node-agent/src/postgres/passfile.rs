@@ -34,7 +34,7 @@ fn known(text: &str) -> BTreeSet<(String, String)> {
 }
 
 /// The file's text: a line for each host and user.
-fn render(hosts: &BTreeSet<(String, String)>, users: &[&Credentials]) -> String {
+fn render(hosts: &BTreeSet<(String, String)>, users: &[Credentials]) -> String {
     let mut text = String::new();
     let mut seen = BTreeSet::new();
     for user in users {
@@ -54,10 +54,9 @@ fn render(hosts: &BTreeSet<(String, String)>, users: &[&Credentials]) -> String 
 pub(super) async fn write(places: &Places, hosts: &[(String, u16)]) -> Result<(), Error> {
     let mut all = known(&files::read(&places.pgpass)?.unwrap_or_default());
     all.extend(hosts.iter().map(|(host, port)| (escaped(host), port.to_string())));
-    let superuser = places.superuser();
     let mut users = vec![places.replication()?];
     users.extend(places.rewind_user());
-    users.push(&superuser);
+    users.push(places.superuser());
     files::write(&places.pgpass, render(&all, &users)).await?;
     Ok(())
 }
@@ -80,5 +79,11 @@ mod tests {
             "\\:\\:1:5432:*:rep:r\\:1\nb:5432:*:rep:r\\:1\n\
              \\:\\:1:5432:*:postgres:s\nb:5432:*:postgres:s\n"
         );
+        let mut users = config(dir.path()).postgresql.authentication;
+        users.replication.password = Some("new".into());
+        places.set_users(users);
+        write(&places, &[]).await.expect("write");
+        let text = files::read(&dir.path().join(".pg1.pgpass")).expect("read").expect("file");
+        assert!(text.starts_with("\\:\\:1:5432:*:rep:new\nb:5432:*:rep:new\n"), "{text}");
     }
 }

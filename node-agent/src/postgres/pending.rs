@@ -16,8 +16,8 @@ pub struct Change {
 /// By parameter.
 pub type Pending = BTreeMap<String, Change>;
 
-/// The part of the status query. Parameters of recovery are the agent's: it restarts where they
-/// need it.
+/// The part of the status query. Parameters of recovery are the agent's, and need no restart;
+/// `restore_command` does up to PostgreSQL 13.
 macro_rules! pending {
     () => {
         "
@@ -26,9 +26,8 @@ macro_rules! pending {
     'new_value', coalesce((SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name
                            ORDER BY f.seqno DESC LIMIT 1), s.boot_val, '')))
   FROM pg_settings s WHERE s.pending_restart AND s.name NOT IN
-    ('hot_standby', 'primary_conninfo', 'primary_slot_name', 'restore_command',
-     'archive_cleanup_command', 'recovery_end_command', 'recovery_min_apply_delay',
-     'promote_trigger_file')
+    ('hot_standby', 'primary_conninfo', 'primary_slot_name', 'archive_cleanup_command',
+     'recovery_end_command', 'recovery_min_apply_delay', 'promote_trigger_file')
     AND s.name NOT LIKE 'recovery\\_target%')"
     };
 }

@@ -4,6 +4,7 @@ use super::Error;
 use node_agent_wire::config::{Authentication, Credentials, LocalConfig};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// A longer socket path would not fit into the kernel's address (107 bytes) on every system.
 const SOCKET_PATH_BYTES_MAX: usize = 99;
@@ -25,7 +26,8 @@ pub(super) struct Places {
     /// Exists while the guard has no deadline because of maintenance mode.
     pub(super) mark_file: PathBuf,
     pub(super) database: String,
-    authentication: Authentication,
+    /// A reload may change them.
+    users: RwLock<Arc<Authentication>>,
     pub(super) use_unix_socket: bool,
     /// The service name of the server for Kerberos.
     pub(super) krbsrvname: Option<String>,
@@ -126,7 +128,7 @@ impl Places {
             incomplete: parent.join(format!(".{name}.incomplete")),
             mark_file: parent.join(format!(".{name}.unattended")),
             database: postgresql.database.clone(),
-            authentication: postgresql.authentication.clone(),
+            users: RwLock::new(Arc::new(postgresql.authentication.clone())),
             use_unix_socket: postgresql.use_unix_socket.unwrap_or(false),
             krbsrvname: text("krbsrvname"),
             config_dir: text("config_dir").map_or_else(|| data_dir.clone(), PathBuf::from),
@@ -154,16 +156,25 @@ impl Places {
         local_host(&self.listen_host)
     }
 
+    fn users(&self) -> Arc<Authentication> {
+        // A value is replaced as a whole.
+        self.users.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_users(&self, users: Authentication) {
+        *self.users.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(users);
+    }
+
     pub(super) fn superuser(&self) -> Credentials {
-        let mut user = self.authentication.superuser.clone();
+        let mut user = self.users().superuser.clone();
         if user.username.is_empty() {
             "postgres".clone_into(&mut user.username);
         }
         user
     }
 
-    pub(super) fn replication(&self) -> Result<&Credentials, Error> {
-        let user = &self.authentication.replication;
+    pub(super) fn replication(&self) -> Result<Credentials, Error> {
+        let user = self.users().replication.clone();
         if user.username.is_empty() {
             return Err(Error::Config {
                 key: "postgresql.authentication.replication.username".to_owned(),
@@ -174,8 +185,8 @@ impl Places {
     }
 
     /// The user of pg_rewind when one is configured; the superuser otherwise.
-    pub(super) fn rewind_user(&self) -> Option<&Credentials> {
-        self.authentication.rewind.as_ref().filter(|user| !user.username.is_empty())
+    pub(super) fn rewind_user(&self) -> Option<Credentials> {
+        self.users().rewind.clone().filter(|user| !user.username.is_empty())
     }
 
     /// A file in the data directory.

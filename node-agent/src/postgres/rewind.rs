@@ -2,9 +2,9 @@
 
 use super::command::Tool;
 use super::conf::conninfo_value;
+use super::leftover::WORKS_ON;
 use super::process::Postmaster;
 use super::{Effective, Error, Server, archive, bootstrap, conf, connection, files, passfile};
-use node_agent_core::postgres::Upstream;
 use std::time::Duration;
 
 /// pg_rewind writes this to stderr before it changes the first file (PostgreSQL source,
@@ -62,8 +62,7 @@ impl Server {
         drop(source);
         passfile::write(&self.places, &[(host.clone(), port)]).await?;
         // pg_rewind asks PostgreSQL for its restore_command.
-        self.write_settings(settings).await?;
-        self.write_upstream(&Upstream::Nobody, settings).await?;
+        self.prepare_rewind(settings).await?;
         self.archive_ready(archive::MAX).await;
         // A crashed server is recovered by pg_rewind in single-user mode, which a standby refuses.
         files::remove(&self.places.data(conf::STANDBY_SIGNAL))?;
@@ -82,11 +81,18 @@ impl Server {
         Ok(())
     }
 
+    /// The configuration file to name to pg_rewind, which looks for it in the data directory: it
+    /// runs PostgreSQL to recover a crashed server. Up to PostgreSQL 14 it cannot be named.
+    fn config_elsewhere(&self, major: u32) -> Option<std::path::PathBuf> {
+        let file = self.places.main_conf();
+        (major >= 15 && file != self.places.data("postgresql.conf")).then_some(file)
+    }
+
     /// Runs the program. The mark stays: the caller removes it when all is done.
     async fn run_rewind(&self, host: &str, port: u16, deadline: Duration) -> Result<(), Error> {
         let superuser = self.places.superuser();
-        let user = self.places.rewind_user().unwrap_or(&superuser);
-        let given = connection::for_program(&self.places, user, self.major().await?).await?;
+        let user = self.places.rewind_user().unwrap_or(superuser);
+        let given = connection::for_program(&self.places, &user, self.major().await?).await?;
         let source = format!(
             "host={} port={port} user={} dbname={} {} connect_timeout=10 \
              target_session_attrs=read-write application_name='node-agent rewind'",
@@ -105,10 +111,19 @@ impl Server {
             .arg(&self.places.data_dir)
             .arg("--progress")
             .arg(format!("--source-server={source}"))
+            .env(WORKS_ON, &self.places.data_dir)
             .env("PGPASSFILE", &self.places.pgpass)
             .env("PGSERVICEFILE", given.service_file.unwrap_or_default());
+        let conf = self.places.main_conf();
+        if !conf.starts_with(&self.places.data_dir) && self.major().await? >= 15 {
+            // For the programs that it runs on the target: single-user recovery, `restore_command`.
+            tool = tool.arg(format!("--config-file={}", conf.display()));
+        }
         if archived {
             tool = tool.arg("--restore-target-wal");
+        }
+        if let Some(file) = self.config_elsewhere(self.major().await?) {
+            tool = tool.arg(format!("--config-file={}", file.display()));
         }
         let result = tool.run(deadline, &mut |_| {}, &mut note).await;
         if result.is_err() && !changed {
@@ -117,5 +132,26 @@ impl Server {
             files::remove(&self.places.incomplete)?;
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::places::tests::config;
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_configuration_elsewhere_is_named_where_that_is_possible() {
+        let mut config = config(Path::new("/x"));
+        let server = |config| Server::new(&config).expect("server");
+        for major in 13..=18 {
+            assert_eq!(server(config.clone()).config_elsewhere(major), None, "{major}");
+        }
+        config.postgresql.other.insert("config_dir".into(), "/etc/pg".into());
+        let named = Some("/etc/pg/postgresql.conf".into());
+        for (major, file) in [(13, None), (14, None), (15, named.clone()), (18, named)] {
+            assert_eq!(server(config.clone()).config_elsewhere(major), file, "{major}");
+        }
     }
 }

@@ -63,6 +63,19 @@ fn parts(error: &tokio_postgres::Error) -> (Option<String>, String) {
     (None, message)
 }
 
+/// Whether TLS failed: rustls speaks through the input and output of the connection.
+fn is_tls(error: &tokio_postgres::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
 /// Connects, and drives the connection in a task of its own.
 async fn open<T>(config: &Config, tls: T) -> Result<(Client, JoinHandle<()>), tokio_postgres::Error>
 where
@@ -119,7 +132,7 @@ impl Session {
             }
             Ok(Err(error)) => {
                 let (code, message) = parts(&error);
-                Err(Error::Connect { server, code, message })
+                Err(Error::Connect { server, code, tls: is_tls(&error), message })
             }
             Err(_) => {
                 let what = format!("a connection to PostgreSQL at {server}");

@@ -23,7 +23,7 @@ impl Server {
         let (main, base) = (places.main_conf(), places.base_conf());
         if settings.custom_conf.is_none()
             && let Some(found) = files::read(&main)?
-            && !conf::is_ours(&found)
+            && !conf::is_made(&found)
         {
             files::write(&base, found).await?;
         }
@@ -95,11 +95,13 @@ impl Server {
     async fn receiver(&self) -> Result<Receiver<'_>, Error> {
         let user = self.places.replication()?;
         let krbsrvname = self.places.krbsrvname.as_deref();
+        let major = self.major().await?;
         Ok(Receiver {
             name: &self.places.name,
-            user: &user.username,
+            user: user.username.clone(),
             passfile: &self.places.pgpass,
-            connection: connection::pairs(user, krbsrvname, self.major().await?),
+            database: connection::names_database(major).then_some(&*self.places.database),
+            connection: connection::pairs(&user, krbsrvname, major),
         })
     }
 

@@ -12,7 +12,8 @@ use serde::Deserialize;
 /// what it received, what it must replay to, and its last restartpoint. While no receiver runs, or
 /// may not be seen by this user, of the segment files that hold the end of WAL the one on the
 /// highest timeline tells: a receiver writes a new timeline from the start of the segment of its
-/// switch.
+/// switch, and has its history file before. A segment of a timeline without one is no part of this
+/// server's past: a rewound server may still have such files.
 macro_rules! timeline {
     () => {
         "CASE WHEN r.standby THEN (
@@ -25,7 +26,9 @@ macro_rules! timeline {
          (SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
             - '0/0'::pg_lsn - 1 AS at, setting::numeric AS bytes
           FROM pg_settings WHERE name = 'wal_segment_size') e
-         WHERE name ~ '^[0-9A-F]{24}$' AND substr(name, 9) = upper(
+         WHERE name ~ '^[0-9A-F]{24}$' AND (name LIKE '00000001%' OR EXISTS (
+           SELECT FROM pg_ls_dir('pg_wal', true, false) file
+           WHERE file = substr(name, 1, 8) || '.history')) AND substr(name, 9) = upper(
            lpad(to_hex(div(e.at, 4294967296)::bigint), 8, '0') ||
            lpad(to_hex(div(mod(e.at, 4294967296), e.bytes)::bigint), 8, '0'))) END))
       FROM pg_control_checkpoint() c, pg_control_recovery() m)
@@ -68,6 +71,7 @@ SELECT json_build_object(
       'xmin', xmin::text::bigint, 'catalog_xmin', catalog_xmin::text::bigint,
       'wal_status', coalesce(wal_status, ''), 'newer', to_jsonb(s)) ORDER BY slot_name), '[]')
     FROM pg_replication_slots s WHERE NOT temporary),
+  'takes_over', r.standby AND coalesce(current_setting('sync_replication_slots', true), '') = 'on',
   'sync_names', current_setting('synchronous_standby_names'),
   'system_id', (SELECT system_identifier::text FROM pg_control_system()),
   'server_version', current_setting('server_version_num')::int,
@@ -92,6 +96,7 @@ struct Answer {
     receiver: Option<Receiver>,
     senders: Vec<Sender>,
     slots: Vec<Slot>,
+    takes_over: bool,
     sync_names: String,
     system_id: String,
     server_version: u32,
@@ -184,7 +189,8 @@ impl Sender {
 }
 
 impl Slot {
-    fn fact(self) -> Result<SlotFact, Error> {
+    /// `takes_over`: of a standby that takes slots over from its primary by itself.
+    fn fact(self, takes_over: bool) -> Result<SlotFact, Error> {
         Ok(SlotFact {
             restart_lsn: position(self.restart_lsn.as_ref())?,
             name: SlotName::parse(&self.name).ok_or_else(|| bad(&self.name))?,
@@ -193,6 +199,7 @@ impl Slot {
                 || self.newer.conflicting == Some(true)
                 || self.newer.invalidation_reason.is_some(),
             failover: self.newer.failover || self.newer.synced,
+            left_over: takes_over && self.newer.failover && !self.newer.synced,
             physical: self.physical,
             active: self.active,
             database: self.database,
@@ -221,7 +228,11 @@ pub(super) fn parse(text: &str) -> Result<Running, Error> {
         replayed_commit_at_us: answer.replayed_commit_at_us,
         receiver: answer.receiver.map(Receiver::fact).transpose()?,
         senders: answer.senders.into_iter().map(Sender::fact).collect::<Result<_, _>>()?,
-        slots: answer.slots.into_iter().map(Slot::fact).collect::<Result<_, _>>()?,
+        slots: answer
+            .slots
+            .into_iter()
+            .map(|slot| slot.fact(answer.takes_over))
+            .collect::<Result<_, _>>()?,
         sync_names: answer.sync_names,
         system_id: SystemId::new(answer.system_id),
         server_version: answer.server_version,
@@ -250,6 +261,7 @@ mod tests {
                 "xmin": 740, "catalog_xmin": null, "wal_status": "reserved",
                 "newer": {"slot_name": "pg2", "invalidation_reason": "wal_removed",
                     "failover": false, "synced": true}}],
+            "takes_over": false,
             "sync_names": "", "system_id": "7", "server_version": 150_004, "started_at_us": 1,
             "restores": true});
         for (key, value) in changes.as_object().expect("object") {
@@ -268,6 +280,48 @@ mod tests {
         assert!(slot.lost && slot.failover, "columns of newer versions are read");
         let behind = parse(&answer(&json!({"replay_lsn": null}))).expect("standby");
         assert_eq!(behind.lsn, Lsn(0x0500_0000));
+    }
+
+    #[test]
+    fn slots_of_every_version() {
+        // Which columns the view has: PostgreSQL manual, `pg_replication_slots`, of each version.
+        for (version, wal_status, columns, takes_over, found) in [
+            (13, "reserved", json!({}), false, (false, false, false)),
+            (13, "lost", json!({}), false, (true, false, false)),
+            (14, "lost", json!({"two_phase": false}), false, (true, false, false)),
+            (15, "extended", json!({"two_phase": true}), false, (false, false, false)),
+            (16, "reserved", json!({"conflicting": false}), false, (false, false, false)),
+            (16, "reserved", json!({"conflicting": true}), false, (true, false, false)),
+            (16, "reserved", json!({"conflicting": null}), false, (false, false, false)),
+            (17, "reserved", newest(None, false, false), true, (false, false, false)),
+            (17, "reserved", newest(Some("rows_removed"), true, true), true, (true, true, false)),
+            (17, "reserved", newest(None, true, true), true, (false, true, false)),
+            (17, "reserved", newest(None, true, false), true, (false, true, true)),
+            (17, "reserved", newest(None, true, false), false, (false, true, false)),
+            (
+                18,
+                "unreserved",
+                newest(Some("idle_timeout"), false, false),
+                false,
+                (true, false, false),
+            ),
+        ] {
+            let mut slot: Value = serde_json::from_str::<Value>(&answer(&json!({}))).expect("json")
+                ["slots"][0]
+                .clone();
+            slot["wal_status"] = wal_status.into();
+            slot["newer"] = columns.clone();
+            let changes = json!({"slots": [slot], "takes_over": takes_over});
+            let read = parse(&answer(&changes)).expect("running");
+            let slot = &read.slots[0];
+            let seen = (slot.lost, slot.failover, slot.left_over);
+            assert_eq!(seen, found, "{version} {wal_status} {columns}");
+        }
+    }
+
+    fn newest(invalidation: Option<&str>, failover: bool, synced: bool) -> Value {
+        json!({"conflicting": false, "invalidation_reason": invalidation, "failover": failover,
+            "synced": synced, "inactive_since": null})
     }
 
     #[test]

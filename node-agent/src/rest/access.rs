@@ -4,12 +4,50 @@ use super::reply::Reply;
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderMap, StatusCode, header};
 use node_agent_wire::config::Credentials;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The password of the REST API, which members of one cluster share (contract B.2). A reload may
+/// change it. Never printed.
+#[derive(Clone, Default)]
+pub struct ApiPassword(Arc<RwLock<Option<Credentials>>>);
+
+impl ApiPassword {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn new(configured: Option<Credentials>) -> Self {
+        Self(Arc::new(RwLock::new(configured)))
+    }
+
+    fn current(&self) -> Option<Credentials> {
+        // A value is replaced as a whole.
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on.
+    pub fn set(&self, configured: Option<Credentials>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = configured;
+    }
+
+    /// Lets the request pass, or answers it.
+    ///
+    /// # Errors
+    /// The 401 that the client gets.
+    pub fn check(&self, headers: &HeaderMap) -> Result<(), Reply> {
+        check(self.current().as_ref(), headers)
+    }
+
+    /// The header that members of one cluster send each other; `None` without a password.
+    #[must_use]
+    pub fn authorization(&self) -> Option<String> {
+        authorization(&self.current()?)
+    }
+}
 
 /// Lets the request pass, or answers it.
 ///
 /// # Errors
 /// The 401 that the client gets.
-pub fn check(configured: Option<&Credentials>, headers: &HeaderMap) -> Result<(), Reply> {
+fn check(configured: Option<&Credentials>, headers: &HeaderMap) -> Result<(), Reply> {
     let Some(configured) = configured else { return Ok(()) };
     let password = configured.password.as_deref().unwrap_or("");
     if configured.username.is_empty() && password.is_empty() {
@@ -26,9 +64,7 @@ pub fn check(configured: Option<&Credentials>, headers: &HeaderMap) -> Result<()
     if right { Ok(()) } else { Err(refuse("not authenticated")) }
 }
 
-/// The header that members of one cluster send each other; `None` without a password.
-#[must_use]
-pub fn authorization(credentials: &Credentials) -> Option<String> {
+fn authorization(credentials: &Credentials) -> Option<String> {
     let password = credentials.password.as_deref().unwrap_or("");
     let none = credentials.username.is_empty() && password.is_empty();
     let key = format!("{}:{password}", credentials.username);

@@ -71,9 +71,8 @@ impl FakeDcs {
         let result = if self.down.load(Ordering::SeqCst) {
             Err(DcsError::Unavailable {
                 what: "test",
-                endpoints: "memory".into(),
                 waited: Duration::ZERO,
-                last: "down".into(),
+                last: vec!["down".into()],
             })
         } else {
             Ok(value())

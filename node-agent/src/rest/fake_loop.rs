@@ -1,5 +1,6 @@
 //! The other end of a [`Handle`] for the tests: a loop that does what the test tells it.
 
+use super::access::ApiPassword;
 use super::fake_dcs::FakeDcs;
 use super::fixture;
 use crate::clock;
@@ -38,6 +39,7 @@ impl Loop {
         let (views, receiver) = watch::channel(Arc::new(fresh(view)));
         let (ask, asks) = mpsc::channel(8);
         let handle = Handle {
+            password: ApiPassword::new(config.restapi.authentication.clone()),
             config: Arc::new(config),
             view: receiver,
             asks: ask,

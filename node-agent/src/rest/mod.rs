@@ -162,8 +162,7 @@ pub async fn answer(handle: &Handle, request: Request<Body>) -> Reply {
     let endpoint = route(&head.method, path);
     let query = Query::parse(head.uri.query().unwrap_or(""));
     if endpoint.guarded()
-        && let Err(reply) =
-            access::check(handle.config.restapi.authentication.as_ref(), &head.headers)
+        && let Err(reply) = handle.password.check(&head.headers)
     {
         return reply;
     }

@@ -1,25 +1,24 @@
 //! The device itself (Linux, Documentation/watchdog/watchdog-api.rst), or the same bytes to a pipe.
-#![allow(unsafe_code, reason = "the timeout of a watchdog can only be set by ioctl")]
 
 use super::WatchdogError;
+use super::kernel::{Kernel, Linux};
 use node_agent_wire::config::{WatchdogConfig, WatchdogDriver};
 use rustix::fs::{Access, Mode, OFlags, access, open};
-use rustix::ioctl::{Updater, ioctl, opcode};
+use rustix::io::Errno;
 use std::ffi::c_int;
 use std::fs::File;
 use std::io::Write;
-
-/// `WDIOC_SETTIMEOUT`.
-const SET_TIMEOUT: rustix::ioctl::Opcode = opcode::read_write::<c_int>(b'W', 6);
+use std::ops::RangeInclusive;
 
 /// An open watchdog.
 pub(super) struct Device {
     file: File,
     name: String,
     driver: WatchdogDriver,
+    kernel: Box<dyn Kernel>,
 }
 
-fn failed(what: String) -> impl FnOnce(rustix::io::Errno) -> WatchdogError {
+fn failed(what: String) -> impl FnOnce(Errno) -> WatchdogError {
     move |errno| WatchdogError::Device { what, source: errno.into() }
 }
 
@@ -35,7 +34,18 @@ impl Device {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = open(&config.device, flags, Mode::empty())
             .map_err(failed(format!("opening {name}")))?;
-        Ok(Self { file: File::from(fd), name, driver: config.driver })
+        let kernel = Box::new(Linux);
+        Ok(Self { file: File::from(fd), name, driver: config.driver, kernel })
+    }
+
+    /// What the driver calls itself, where it says so.
+    pub(super) fn identity(&self) -> String {
+        match self.driver {
+            WatchdogDriver::Testing => "testing".to_owned(),
+            WatchdogDriver::Default => {
+                self.kernel.info(&self.file).map_or_else(|_| "unknown".to_owned(), |i| i.name())
+            }
+        }
     }
 
     fn write(&mut self, bytes: &[u8], what: &str) -> Result<(), WatchdogError> {
@@ -43,23 +53,32 @@ impl Device {
         self.file.write_all(bytes).map_err(|source| WatchdogError::Device { what, source })
     }
 
-    /// How long it waits for the next byte before it resets the host.
-    pub(super) fn set_timeout(&mut self, seconds: u64) -> Result<(), WatchdogError> {
+    /// How long it waits for the next byte before it resets the host: as long as the range's end,
+    /// or what the driver makes of it. More would let it do so when somebody else may lead
+    /// already; less than the range's beginning, between two beats of a healthy leader.
+    pub(super) fn set_timeout(&mut self, range: RangeInclusive<u64>) -> Result<(), WatchdogError> {
+        let wanted_s = *range.end();
         if self.driver == WatchdogDriver::Testing {
-            return self
-                .write(format!("Ctimeout={seconds}\n").as_bytes(), "setting the timeout of");
+            let text = format!("Ctimeout={wanted_s}\n");
+            return self.write(text.as_bytes(), "setting the timeout of");
         }
-        let mut value = c_int::try_from(seconds).unwrap_or(c_int::MAX);
-        // SAFETY: WDIOC_SETTIMEOUT reads and writes one int, which outlives the call.
-        let outcome = unsafe { ioctl(&self.file, Updater::<SET_TIMEOUT, c_int>::new(&mut value)) };
-        outcome.map_err(failed(format!("setting the timeout of {}", self.name)))?;
-        let actual_s = u64::try_from(value).unwrap_or(0);
-        if actual_s > seconds {
-            // It would reset the host when somebody else may lead already.
-            let device = self.name.clone();
-            return Err(WatchdogError::Timeout { device, actual_s, wanted_s: seconds });
+        let asked = c_int::try_from(wanted_s).unwrap_or(c_int::MAX);
+        let taken = match self.kernel.set_timeout(&self.file, asked) {
+            Ok(taken) => taken,
+            // It has one of its own that can't be changed, or not to this.
+            Err(refused @ (Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL)) => {
+                let setting = failed(format!("setting the timeout of {}", self.name));
+                self.kernel.timeout(&self.file).map_err(|_| setting(refused))?
+            }
+            Err(error) => {
+                return Err(failed(format!("setting the timeout of {}", self.name))(error));
+            }
+        };
+        let actual_s = u64::try_from(taken).unwrap_or(0);
+        if range.contains(&actual_s) {
+            return Ok(());
         }
-        Ok(())
+        Err(WatchdogError::Timeout { device: self.name.clone(), actual_s, wanted_s })
     }
 
     /// Not yet.
@@ -71,6 +90,60 @@ impl Device {
     pub(super) fn close(mut self) {
         if let Err(error) = self.write(b"V", "closing") {
             tracing::error!(%error, "the watchdog may reset this host");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernel::Info;
+    use super::*;
+
+    /// A driver by its answers.
+    struct Answers {
+        set: Result<c_int, Errno>,
+        get: Result<c_int, Errno>,
+    }
+
+    impl Kernel for Answers {
+        fn set_timeout(&self, _: &File, _: c_int) -> Result<c_int, Errno> {
+            self.set
+        }
+        fn timeout(&self, _: &File) -> Result<c_int, Errno> {
+            self.get
+        }
+        fn info(&self, _: &File) -> Result<Info, Errno> {
+            Err(Errno::NOTTY)
+        }
+    }
+
+    /// Goal: no driver is used whose timeout outlasts the lease or does not outlast a beat.
+    #[test]
+    fn what_drivers_make_of_a_timeout() {
+        let none = Err(Errno::NOTTY);
+        for (set, get, usable) in [
+            (Ok(25), none, true),
+            // Rounded by the hardware.
+            (Ok(16), none, true),
+            (Ok(30), none, false),
+            (Ok(9), none, false),
+            (Ok(0), none, false),
+            (Ok(-1), none, false),
+            // A fixed one.
+            (Err(Errno::OPNOTSUPP), Ok(20), true),
+            (Err(Errno::OPNOTSUPP), Ok(60), false),
+            (Err(Errno::INVAL), Ok(5), false),
+            (Err(Errno::OPNOTSUPP), none, false),
+            (none, none, false),
+            (Err(Errno::IO), Ok(20), false),
+        ] {
+            let file = File::options().write(true).open("/dev/null").expect("/dev/null");
+            let kernel = Box::new(Answers { set, get });
+            let driver = WatchdogDriver::Default;
+            let mut device = Device { file, name: "/dev/watchdog".into(), driver, kernel };
+            let got = device.set_timeout(10..=25);
+            assert_eq!(got.is_ok(), usable, "{set:?} {get:?}: {got:?}");
+            assert_eq!(device.identity(), "unknown");
         }
     }
 }

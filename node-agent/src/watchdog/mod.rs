@@ -5,10 +5,12 @@
 //! dies does not close it: then the device does its work.
 
 mod device;
+mod kernel;
 
 use device::Device;
 use node_agent_wire::config::{WatchdogConfig, WatchdogMode};
-use std::time::Duration;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 /// The device can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +56,14 @@ pub struct Watchdog {
     ttl: Duration,
     open: Option<(Device, u64)>,
     failure: Option<String>,
+    failed_at: Option<Instant>,
 }
 
 impl Watchdog {
     /// Not opened yet.
     #[must_use]
     pub fn new(config: WatchdogConfig, ttl: Duration) -> Self {
-        Self { config, ttl, open: None, failure: None }
+        Self { config, ttl, open: None, failure: None, failed_at: None }
     }
 
     /// The TTL of the configuration; an open device gets its new timeout with the next
@@ -69,15 +72,16 @@ impl Watchdog {
         self.ttl = ttl;
     }
 
-    /// Seconds until an unfed device resets the host: `ttl - safety_margin`, or half the TTL.
-    fn timeout(&self) -> Result<u64, WatchdogError> {
+    /// Seconds until an unfed device resets the host: at most `ttl - safety_margin`, or half the
+    /// TTL, and at least what lies between two beats.
+    fn timeout(&self) -> Result<RangeInclusive<u64>, WatchdogError> {
         let (ttl_s, margin_s) = (self.ttl.as_secs(), self.config.safety_margin);
         let whole = i64::try_from(ttl_s).unwrap_or(i64::MAX);
         let timeout_s = if margin_s == -1 { whole / 2 } else { whole.saturating_sub(margin_s) };
         // Beats come every third of the TTL.
         let least_s = ttl_s.div_ceil(3);
         match u64::try_from(timeout_s) {
-            Ok(timeout) if timeout >= least_s && timeout > 0 => Ok(timeout),
+            Ok(timeout) if timeout >= least_s && timeout > 0 => Ok(least_s..=timeout),
             Ok(_) | Err(_) => Err(WatchdogError::NoRoom { timeout_s, ttl_s, margin_s, least_s }),
         }
     }
@@ -100,21 +104,23 @@ impl Watchdog {
     }
 
     fn try_open(&mut self) -> Result<(), WatchdogError> {
-        let timeout = self.timeout()?;
+        let range = self.timeout()?;
+        let timeout = *range.end();
         if let Some((device, set)) = &mut self.open {
             if *set != timeout {
-                device.set_timeout(timeout)?;
+                device.set_timeout(range)?;
                 *set = timeout;
             }
             return Ok(());
         }
         let mut device = Device::open(&self.config)?;
         // Closed by its end when the timeout can't be set: an open device that nobody feeds kills.
-        if let Err(error) = device.set_timeout(timeout) {
+        if let Err(error) = device.set_timeout(range) {
             device.close();
             return Err(error);
         }
-        tracing::info!(device = %self.config.device.display(), timeout, "the watchdog is open");
+        let (name, identity) = (self.config.device.display(), device.identity());
+        tracing::info!(device = %name, identity, timeout, "the watchdog is open");
         self.open = Some((device, timeout));
         Ok(())
     }
@@ -122,7 +128,7 @@ impl Watchdog {
     fn failed(&mut self, error: WatchdogError) -> Result<(), WatchdogError> {
         let text = error.to_string();
         let news = self.failure.as_ref() != Some(&text);
-        self.failure = Some(text);
+        (self.failure, self.failed_at) = (Some(text), Some(Instant::now()));
         match self.config.mode {
             WatchdogMode::Required => Err(error),
             WatchdogMode::Automatic | WatchdogMode::Off => {
@@ -161,7 +167,12 @@ impl Watchdog {
             return self.failure.clone();
         }
         let usable = self.timeout().and_then(|_| device::writable(&self.config));
-        usable.err().map(|error| error.to_string())
+        if let Err(error) = usable {
+            return Some(error.to_string());
+        }
+        // Only an attempt shows what it is worth, and that arms it: one in a TTL.
+        let lately = self.failed_at.is_some_and(|at| at.elapsed() < self.ttl);
+        self.failure.clone().filter(|_| lately)
     }
 }
 
@@ -191,7 +202,7 @@ mod tests {
         ] {
             let config = config(Path::new("/x"), WatchdogMode::Required, margin);
             let watchdog = Watchdog::new(config, Duration::from_secs(ttl));
-            let got = watchdog.timeout().ok();
+            let got = watchdog.timeout().ok().map(|range| *range.end());
             if margin == i64::MIN {
                 assert!(got.is_none_or(|timeout| timeout > ttl), "no panic");
             } else {
@@ -213,6 +224,8 @@ mod tests {
         assert!(watchdog.open().is_err() && watchdog.open.is_none());
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
         let reader = rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty()).expect("reader");
+        assert!(watchdog.failure().is_some(), "for a TTL");
+        watchdog.failed_at = None;
         assert_eq!(watchdog.failure(), None);
         watchdog.feed();
         watchdog.open().expect("open");
@@ -226,6 +239,24 @@ mod tests {
         let mut said = String::new();
         std::fs::File::from(reader).read_to_string(&mut said).expect("read");
         assert_eq!(said, "Ctimeout=25\n1Ctimeout=15\n1V");
+    }
+
+    /// /dev/null takes every byte and is no watchdog: the kernel's own answer decides.
+    #[test]
+    fn a_device_that_is_no_watchdog_is_not_used() {
+        for (mode, missed) in [(WatchdogMode::Automatic, false), (WatchdogMode::Required, true)] {
+            let config = config(Path::new("/dev/null"), mode, 5);
+            let config = WatchdogConfig { driver: WatchdogDriver::Default, ..config };
+            let mut watchdog = Watchdog::new(config, Duration::from_secs(30));
+            let opened = watchdog.open();
+            assert_eq!(opened.is_err(), missed, "{mode:?}");
+            assert!(watchdog.open.is_none(), "{mode:?}");
+            // Whoever asks is told, so that this node takes part in no election.
+            assert_eq!(watchdog.failure().is_some(), missed, "{mode:?}");
+            let said = opened.err().map(|error| error.to_string()).unwrap_or_default();
+            let wanted = if missed { "setting the timeout of /dev/null" } else { "" };
+            assert!(said.starts_with(wanted), "{said}");
+        }
     }
 
     #[test]

@@ -143,6 +143,9 @@ pub struct MemberData {
     /// Ours: the agent's gRPC `host:port`. Patroni's tools pass over members they do not know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc: Option<String>,
+    /// Ours: this member restarts to copy logical slots, or is about to (rule 230).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub copies_slots: bool,
     /// Ours: the number of the rule that decided last, and why (docs/rules.md).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,

@@ -5,10 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use federator_tests::patroni::run;
 use federator_tests::programs::repository;
 use lab::software::find_postgres;
-
-use crate::patroni::run;
 
 /// What is known of machine and software, by label.
 pub type Machine = BTreeMap<&'static str, String>;

@@ -10,10 +10,11 @@
 //! With `--write` the table between the markers of `docs/benchmarks.md` is made anew, and every
 //! single value goes to `docs/benchmarks.json`.
 
+mod aim;
 mod cost;
+mod interrupt;
 mod machine;
 mod page;
-mod patroni;
 mod run;
 mod scenario;
 mod statistics;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use federator_tests::patroni;
 use federator_tests::programs::repository;
 
 use crate::page::Report;
@@ -76,17 +78,24 @@ fn bench(options: Options) -> Result<(), String> {
         patroni: patroni.clone(),
     };
     let mut report = Report::new(machine::describe(patroni.as_deref())?, options.runs);
+    interrupt::watch()?;
     for number in 1..=options.runs {
-        // Alternating, so that whatever else the machine does meets both.
+        // Alternating, so that whatever else the machine does meets all.
         for system in &systems {
             println!("== run {number} of {}: {}", options.runs, system.name());
-            let sample = run::measure(*system, &setup)?;
-            report.add(*system, sample);
+            match run::measure(*system, &setup) {
+                Ok(sample) => report.add(*system, sample),
+                // A long series goes on; the page says what is missing.
+                Err(error) => report.fail(*system, number, &error),
+            }
         }
         println!("{}", report.table());
         if options.write {
             report.write(&repository().join("docs"))?;
         }
     }
-    Ok(())
+    match report.failures() {
+        0 => Ok(()),
+        failed => Err(format!("{failed} runs did not come to their end")),
+    }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::aim::Aim;
 use crate::machine::Machine;
 use crate::run::{Sample, System};
 use crate::statistics::Summary;
@@ -19,6 +20,9 @@ const END: &str = "<!-- end -->";
 pub struct Report {
     machine: Machine,
     settings: &'static str,
+    fastest_settings: &'static str,
+    /// By number of the run and system.
+    failed: Vec<(u32, System)>,
     runs_wanted: u32,
     /// Values by metric and system, in the order of the runs.
     values: BTreeMap<String, BTreeMap<System, Vec<f64>>>,
@@ -28,8 +32,21 @@ impl Report {
     /// Of nothing yet.
     #[must_use]
     pub fn new(machine: Machine, runs_wanted: u32) -> Self {
-        let settings = crate::run::TOPOLOGY;
-        Self { machine, settings, runs_wanted, values: BTreeMap::new() }
+        let (settings, fastest_settings) = (crate::run::SETTINGS, crate::run::FASTEST);
+        let (failed, values) = (Vec::new(), BTreeMap::new());
+        Self { machine, settings, fastest_settings, failed, runs_wanted, values }
+    }
+
+    /// A run did not come to its end. What was wrong is for whoever runs this, not for the page.
+    pub fn fail(&mut self, system: System, number: u32, error: &str) {
+        eprintln!("bench: run {number} of {}: {error}", system.name());
+        self.failed.push((number, system));
+    }
+
+    /// How many of them.
+    #[must_use]
+    pub fn failures(&self) -> usize {
+        self.failed.len()
     }
 
     /// Takes the values of one more run.
@@ -39,23 +56,34 @@ impl Report {
         }
     }
 
-    /// The table: for each system median (minimum to maximum), and the ratio of the medians.
+    /// The table: for each system median (minimum to maximum), the ratios of the medians to
+    /// Patroni's, and what is aimed at.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut table = String::from("| | node-agent | Patroni | ratio |\n|---|---|---|---|\n");
+        let names: Vec<&str> = System::ALL.iter().map(|system| system.name()).collect();
+        let mut table = format!(
+            "| | {} | ratio, same settings | ratio, fastest | aim | met, same settings | met, \
+             fastest |\n|---|---|---|---|---|---|---|---|---|\n",
+            names.join(" | ")
+        );
         for (metric, systems) in &self.values {
             let of = |system| systems.get(&system).and_then(|values| Summary::of(values));
-            let (ours, theirs) = (of(System::Agent), of(System::Patroni));
-            let cell = |summary: Option<Summary>| {
-                summary.map_or("–".to_owned(), |s| {
-                    format!("{:.2} ({:.2} to {:.2})", s.median, s.min, s.max)
-                })
-            };
-            let ratio = ours.zip(theirs).filter(|(_, theirs)| theirs.median > 0.0);
-            let ratio = ratio.map(|(ours, theirs)| format!("{:.2}", ours.median / theirs.median));
-            let ratio = ratio.unwrap_or_else(|| "–".to_owned());
+            let (same, fastest) = (of(System::Agent), of(System::Fastest));
+            let theirs = of(System::Patroni);
+            let aim = Aim::of(metric);
+            let cells = [
+                metric.clone(),
+                cell(same),
+                cell(fastest),
+                cell(theirs),
+                ratio(same, theirs),
+                ratio(fastest, theirs),
+                aim.map_or_else(|| NONE.to_owned(), Aim::text),
+                met(aim, same, theirs),
+                met(aim, fastest, theirs),
+            ];
             // Writing to a string cannot fail.
-            let _ = writeln!(table, "| {metric} | {} | {} | {ratio} |", cell(ours), cell(theirs));
+            let _ = writeln!(table, "| {} |", cells.join(" | "));
         }
         table
     }
@@ -69,6 +97,10 @@ impl Report {
             runs.join(" or "),
             self.table()
         );
+        for (number, system) in &self.failed {
+            let name = system.name();
+            let _ = writeln!(text, "Run {number} of {name} did not come to its end.\n");
+        }
         for (label, value) in &self.machine {
             let _ = writeln!(text, "- {label}: {value}");
         }
@@ -92,6 +124,26 @@ impl Report {
     }
 }
 
+const NONE: &str = "–";
+
+fn cell(summary: Option<Summary>) -> String {
+    summary.map_or_else(
+        || NONE.to_owned(),
+        |s| format!("{:.2} ({:.2} to {:.2})", s.median, s.min, s.max),
+    )
+}
+
+fn ratio(ours: Option<Summary>, theirs: Option<Summary>) -> String {
+    let both = ours.zip(theirs).filter(|(_, theirs)| theirs.median > 0.0);
+    let ratio = both.map(|(ours, theirs)| format!("{:.2}", ours.median / theirs.median));
+    ratio.unwrap_or_else(|| NONE.to_owned())
+}
+
+fn met(aim: Option<Aim>, ours: Option<Summary>, theirs: Option<Summary>) -> String {
+    let met = aim.zip(ours).and_then(|(aim, ours)| aim.met(ours, theirs));
+    met.map_or(NONE, |met| if met { "yes" } else { "no" }).to_owned()
+}
+
 fn between_markers(page: &str, section: &str) -> Option<String> {
     let (head, rest) = page.split_once(BEGIN)?;
     let (_, tail) = rest.split_once(END)?;
@@ -102,23 +154,34 @@ fn between_markers(page: &str, section: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    const PAUSE: &str = "switchover: write pause, s";
+
     fn report() -> Report {
         let mut report = Report::new(Machine::from([("etcd", "3".to_owned())]), 2);
-        for (system, values) in [(System::Agent, [1.0, 3.0]), (System::Patroni, [4.0, 4.0])] {
+        for (system, values) in [
+            (System::Agent, [1.0, 3.0]),
+            (System::Fastest, [0.5, 0.7]),
+            (System::Patroni, [4.0, 4.0]),
+        ] {
             for value in values {
-                report.add(system, Sample::from([("pause, s".to_owned(), value)]));
+                report.add(system, Sample::from([(PAUSE.to_owned(), value)]));
             }
         }
-        report.add(System::Agent, Sample::from([("lost".to_owned(), 0.0)]));
+        report.add(System::Agent, Sample::from([("acknowledged rows lost".to_owned(), 0.0)]));
+        report.fail(System::Patroni, 2, "no leader");
         report
     }
 
     #[test]
-    fn the_table_compares_medians() {
+    fn the_table_compares_medians_and_judges_them() {
         let table = report().table();
-        let row = "| pause, s | 2.00 (1.00 to 3.00) | 4.00 (4.00 to 4.00) | 0.50 |";
-        assert!(table.contains(row), "{table}");
-        assert!(table.contains("| lost | 0.00 (0.00 to 0.00) | – | – |"), "{table}");
+        let row = format!(
+            "| {PAUSE} | 2.00 (1.00 to 3.00) | 0.60 (0.50 to 0.70) | 4.00 (4.00 to 4.00) | 0.50 \
+             | 0.15 | ratio ≤ 0.20 | no | yes |"
+        );
+        assert!(table.contains(&row), "{table}");
+        let lost = "| acknowledged rows lost | 0.00 (0.00 to 0.00) | – | – | – | – | 0 | yes | – |";
+        assert!(table.contains(lost), "{table}");
     }
 
     #[test]
@@ -133,6 +196,8 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("- etcd: 3\n") && !text.contains("old"), "{text}");
+        let failed = "Run 2 of Patroni did not come to its end.\n";
+        assert!(text.contains(failed) && report().failures() == 1, "{text}");
         report().write(dir.path()).unwrap();
         assert_eq!(fs::read_to_string(&page).unwrap(), text, "again, the same");
         let json = fs::read_to_string(dir.path().join("benchmarks.json")).unwrap();

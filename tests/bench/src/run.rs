@@ -17,15 +17,13 @@ use node_agent_wire::DcName;
 use serde::Serialize;
 
 use crate::cost;
+use crate::interrupt;
 use crate::scenario::Scenario;
 
-/// The same for both: what Patroni's bounds allow, and as short as they allow it.
-pub const TOPOLOGY: &str = "
-name: bench
-settings: {ttl: 20, loop_wait: 1, retry_timeout: 3, synchronous_mode: true}
-datacenters:
-  dc1: {etcd: 1, nodes: [pg1, pg2, pg3]}
-";
+/// The same for all: what Patroni's bounds allow, and as short as they allow it.
+pub const SETTINGS: &str = "ttl: 20, loop_wait: 1, retry_timeout: 3, synchronous_mode: true";
+/// What our fastest settings have beside that: a time that is ours only, at its lower bound.
+pub const FASTEST: &str = "primary_lost_timeout: 3";
 /// How long anything may take to get back into service.
 pub const LIMIT: Duration = Duration::from_secs(180);
 /// Settling time before the idle cluster is watched: first checkpoints, statistics.
@@ -34,23 +32,35 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
 pub enum System {
-    /// node-agent.
+    /// node-agent with the same settings as Patroni.
     Agent,
+    /// node-agent with its fastest settings.
+    Fastest,
     /// Patroni.
     Patroni,
 }
 
 impl System {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Agent, Self::Patroni];
+    /// All, in the order of the table.
+    pub const ALL: [Self; 3] = [Self::Agent, Self::Fastest, Self::Patroni];
 
     /// Its name for people.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Agent => "node-agent",
+            Self::Agent => "node-agent, same settings",
+            Self::Fastest => "node-agent, fastest settings",
             Self::Patroni => "Patroni",
         }
+    }
+
+    fn topology(self) -> String {
+        let more = match self {
+            Self::Agent | Self::Patroni => String::new(),
+            Self::Fastest => format!(", {FASTEST}"),
+        };
+        let nodes = "dc1: {etcd: 1, nodes: [pg1, pg2, pg3]}";
+        format!("name: bench\nsettings: {{{SETTINGS}{more}}}\ndatacenters:\n  {nodes}\n")
     }
 }
 
@@ -190,10 +200,12 @@ async fn measure_in(
     let bench = Bench { lab, access, writer, prober };
     bench.rows(500).await?;
     for scenario in &setup.scenarios {
+        let begun = Instant::now();
         let told = scenario.run(&bench).await;
         let told = told.map_err(|error| format!("{}: {error}", scenario.name()))?;
+        let took = begun.elapsed().as_secs();
         for (metric, value) in told {
-            println!("   {metric}: {value:.2}");
+            println!("   {metric}: {value:.2} (the scenario took {took} s)");
             sample.insert(metric, value);
         }
     }
@@ -201,6 +213,7 @@ async fn measure_in(
     let ledger = writer.stop().await;
     let audit = ledger.check_on_primary(&access).await.map_err(|error| error.to_string())?;
     sample.insert("acknowledged rows lost".into(), count(audit.lost().len()));
+    interrupt::runs(None);
     drop(lab);
     Ok(sample)
 }
@@ -217,13 +230,14 @@ fn start(
 ) -> Result<TemporaryLab, String> {
     let options = LabOptions::for_test("bench").map_err(|error| error.to_string())?;
     let agent = match system {
-        System::Agent => None,
+        System::Agent | System::Fastest => None,
         System::Patroni => setup.patroni.clone(),
     };
     let namespaces = Some(namespaces);
     let options = LabOptions { bin_dir: setup.bin_dir.clone(), agent, namespaces, ..options };
     let file = std::env::temp_dir().join(format!("bench-{}.yaml", std::process::id()));
-    std::fs::write(&file, TOPOLOGY).map_err(|error| format!("{}: {error}", file.display()))?;
+    std::fs::write(&file, system.topology())
+        .map_err(|error| format!("{}: {error}", file.display()))?;
     let lab = blocking(|| start_file(&file, &options));
     // The lab keeps a copy.
     let _ = std::fs::remove_file(&file);
@@ -232,6 +246,7 @@ fn start(
 
 fn start_file(file: &Path, options: &LabOptions) -> Result<TemporaryLab, LabError> {
     let lab = TemporaryLab::new(Lab::create(file, options)?);
+    interrupt::runs(Some(&lab));
     lab.start(&silent, &Interrupt::default())?;
     lab.wait_ready(&silent, &Interrupt::default())?;
     Ok(lab)

@@ -1,6 +1,6 @@
 //! Runs the checker and says what it found.
 
-use stateright::{Checker, HasDiscoveries, Model};
+use stateright::{Checker, CheckerBuilder, HasDiscoveries, Model};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,9 @@ use std::time::Instant;
 /// The environment variable that asks for bigger bounds than the tests have: a number that is
 /// added to the faults of each model.
 pub const MORE_FAULTS: &str = "FEDERATOR_MODEL_MORE_FAULTS";
+
+/// A run that generates more states than this has bounds that are too wide for a test.
+const STATES_MAX: usize = 30_000_000;
 
 /// How many faults to allow beyond the bound of the test.
 #[must_use]
@@ -39,6 +42,8 @@ impl Reached {
 pub struct Findings {
     /// Different states.
     pub states: usize,
+    /// Steps to the furthest of them.
+    pub depth: usize,
     /// The properties that do not hold.
     pub broken: Vec<&'static str>,
 }
@@ -51,24 +56,63 @@ where
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
+    let (begun, checker) = (Instant::now(), bounded(model, awaited).threads(2));
+    report(name, begun, &checker.spawn_bfs().join())
+}
+
+/// The same for every state within so many `steps`. One thread: with more, a state may first be
+/// found by a longer way, and what follows it would be left out.
+pub fn run_within<M>(name: &str, model: M, steps: usize) -> Findings
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
+{
+    // The checker counts the first state as well.
     let begun = Instant::now();
+    let checker = bounded(model, None).threads(1).target_max_depth(steps + 1);
+    report(name, begun, &checker.spawn_bfs().join())
+}
+
+/// How many states, with repetitions, a run may generate.
+fn most() -> usize {
+    if more_faults() == 0 { STATES_MAX } else { usize::MAX }
+}
+
+/// So that a model which grows beyond its bounds fails in place of filling the memory.
+fn bounded<M>(model: M, awaited: Option<&'static str>) -> CheckerBuilder<M>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Hash + Send + Sync,
+{
     let until = match awaited {
         Some(property) => HasDiscoveries::AnyOf([property].into()),
         None => HasDiscoveries::AnyFailures,
     };
-    let checker = model.checker().threads(2).finish_when(until).spawn_bfs().join();
-    let states = checker.unique_state_count();
+    model.checker().finish_when(until).target_state_count(most())
+}
+
+fn report<M>(name: &str, begun: Instant, checker: &impl Checker<M>) -> Findings
+where
+    M: Model,
+    M::State: Clone + Debug + Hash + PartialEq,
+    M::Action: Clone + Debug + PartialEq,
+{
+    let (states, most) = (checker.unique_state_count(), most());
+    // The checker counts the first state as well.
+    let depth = checker.max_depth().saturating_sub(1);
+    assert!(checker.state_count() < most, "{name}: more than {most} states: not all were visited");
     println!(
-        "{name}: {states} states ({} with repetitions), depth {}, {:.1} s",
+        "{name}: {states} states ({} with repetitions), depth {depth}, {:.1} s",
         checker.state_count(),
-        checker.max_depth(),
         begun.elapsed().as_secs_f64(),
     );
     let mut broken = Vec::new();
     for (property, path) in checker.discoveries() {
-        println!("{name}: not so: {property}, by {:?}", path.into_actions());
+        let steps = path.into_actions();
+        println!("{name}: not so: {property}, by {} steps, {steps:?}", steps.len());
         broken.push(property);
     }
     broken.sort_unstable();
-    Findings { states, broken }
+    Findings { states, depth, broken }
 }

@@ -3,6 +3,8 @@
 use crate::view::{Id, Names, Sync, View, id};
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision, StopMode, Tend};
+use node_agent_core::demotion::Release;
+use node_agent_core::pause;
 use node_agent_core::postgres::Upstream;
 use node_agent_core::rule::Rule;
 use std::cell::RefCell;
@@ -40,6 +42,10 @@ pub enum Effect {
     SetNames(Names),
     /// Clear the `failover` key.
     ClearFailover,
+    /// Ask the other members for their votes.
+    AskVotes,
+    /// Turn this node's mark of maintenance mode into a release.
+    EndUnattended,
 }
 
 /// A decision in short.
@@ -50,6 +56,8 @@ pub struct Choice {
     /// What it does, in order. Questions, publications, slots and settings are left out: a model
     /// gives every answer with the view.
     pub effects: [Option<Effect>; 3],
+    /// The beats may carry the mark of maintenance mode.
+    pub may_be_unattended: bool,
 }
 
 thread_local! {
@@ -63,7 +71,11 @@ impl Choice {
         if let Some(known) = KNOWN.with_borrow(|known| known.get(view).copied()) {
             return known;
         }
-        let choice = Self::read(&decide(&view.observed()));
+        let observed = view.observed();
+        let choice = Self {
+            may_be_unattended: pause::may_be_unattended(&observed),
+            ..Self::read(&decide(&observed))
+        };
         KNOWN.with_borrow_mut(|known| known.insert(*view, choice));
         choice
     }
@@ -78,7 +90,7 @@ impl Choice {
         let mut all = tend.chain(decision.act.iter().map(of_act));
         let effects = [all.next(), all.next(), all.next()];
         assert!(all.next().is_none(), "more effects than a model carries out: {decision:?}");
-        Self { rule: decision.rule, effects }
+        Self { rule: decision.rule, effects, may_be_unattended: false }
     }
 }
 
@@ -90,14 +102,14 @@ fn of_tend(tend: &Tend) -> Option<Effect> {
         Tend::DeleteSync(_) => Some(Effect::DeleteSync),
         Tend::SetSyncNames(names) => Some(Effect::SetNames(Names::parse(names))),
         Tend::ClearFailover { .. } => Some(Effect::ClearFailover),
+        Tend::AskVotes { .. } => Some(Effect::AskVotes),
+        Tend::EndUnattended => Some(Effect::EndUnattended),
         Tend::AskPeers
         | Tend::AskHistory(_)
         | Tend::Slot(_)
         | Tend::CopySlots { .. }
         | Tend::AskSlots(_)
         | Tend::PublishLeader
-        | Tend::EndUnattended
-        | Tend::AskVotes { .. }
         | Tend::ReadWalEnd { .. }
         | Tend::DropRequest(_)
         | Tend::DropScheduledRestart(_)
@@ -113,8 +125,13 @@ fn of_act(act: &Act) -> Effect {
         Act::Promote(_) => Effect::Promote,
         Act::StartPrimary(_) => Effect::StartPrimary,
         Act::Demote(mode) => {
-            let how = mode.how();
-            Effect::Demote { clean: how.stop == StopMode::Fast, release: how.release }
+            let how = mode.how(false);
+            // When a member is asked for it: the model's stop is one step, and ships everything.
+            let release = match how.release {
+                Release::Never => false,
+                Release::Stopped | Release::HeldOrStopped | Release::Held => true,
+            };
+            Effect::Demote { clean: how.stop == StopMode::Fast, release }
         }
         Act::Rewind { source, .. } => match node(source) {
             Some(id) => Effect::Rewind(id),

@@ -1,5 +1,5 @@
-//! Small models of one datacenter, checked exhaustively: whatever is killed, frozen, delayed or
-//! lost, and in whatever order, does the real `decide` keep its promises?
+//! Small models of one datacenter and of several, checked exhaustively: whatever is killed, frozen,
+//! delayed or lost, and in whatever order, does the real `decide` keep its promises?
 //!
 //! A model is a world of three nodes in a few bytes and the steps that the world can take. A step
 //! of an agent shows it the world as [`view::View`], which becomes an `Observed`, and runs the
@@ -12,8 +12,13 @@
 
 pub mod check;
 pub mod choice;
+mod facts;
+pub mod failsafe;
+pub mod federation;
 pub mod lease;
+pub mod switchover;
 pub mod sync;
+pub mod timing;
 pub mod view;
 pub mod wal;
 

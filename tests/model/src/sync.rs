@@ -7,7 +7,7 @@
 
 use crate::check::Reached;
 use crate::choice::{Choice, Effect};
-use crate::view::{Answer, Id, Mode, NODES, Names, Server, Set, Store, Sync, View, nodes};
+use crate::view::{Answer, Id, Mode, NODES, Names, Server, Set, Store, Sync, Timing, View, nodes};
 use crate::wal::{Record, Wal};
 use stateright::{Model, Property};
 use std::sync::Arc;
@@ -224,9 +224,14 @@ impl Synchronous {
         };
         View {
             me,
+            timing: Timing { tick_ms: 1000, ttl: 3 },
+            pause: false,
+            lost: false,
             mode: self.mode,
             count: self.count,
             held: if leads { 2 } else { 0 },
+            leads,
+            kept: false,
             store: Some(Store {
                 leader: world.leader,
                 sync: world.sync,
@@ -246,6 +251,7 @@ impl Synchronous {
             poll: None,
             source: None,
             start_failed: false,
+            failsafe: None,
         }
     }
 
@@ -271,6 +277,8 @@ impl Synchronous {
                 | Effect::Release
                 | Effect::StartPrimary
                 | Effect::Demote { .. }
+                | Effect::EndUnattended
+                | Effect::AskVotes
                 | Effect::Rewind(_) => unreachable!("not for a leader that holds: {effect:?}"),
             }
         }

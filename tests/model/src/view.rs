@@ -3,26 +3,26 @@
 //! A view is small and comparable, so that each different view is decided once and remembered: the
 //! checker asks millions of times.
 
+use crate::facts::{control, poll};
 use crate::healthy::{self, NOW};
+pub use crate::timing::Timing;
 use crate::wal::Wal;
 use node_agent_core::divergence::SourceHistory;
-use node_agent_core::observed::{Keyed, Lease, Observed, Observer, PeerAnswer, Poll, Standing};
-use node_agent_core::postgres::{ControlData, ControlState, Postgres, Running, Upstream};
+use node_agent_core::failsafe;
+use node_agent_core::observed::{Keyed, Lease, Observed, Observer};
+use node_agent_core::postgres::{Postgres, Running, Upstream};
+use node_agent_core::promise::Promise;
 use node_agent_core::time::Fact;
-use node_agent_wire::dynamic::Dynamic;
-use node_agent_wire::position::Position;
+use node_agent_wire::dynamic::{Dynamic, FailsafeMode};
+use node_agent_wire::position::{FailsafeTerms, Position};
 use node_agent_wire::status::{Failover, SyncState};
 use node_agent_wire::{MemberName, Revision};
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
 /// Nodes of each model.
 pub const NODES: usize = 3;
 /// A node, by its place.
 pub type Id = u8;
-
-/// One tick of a model's clocks.
-pub const TICK: Duration = Duration::from_secs(1);
 
 /// Every node of a model.
 pub fn nodes() -> impl Iterator<Item = Id> {
@@ -118,6 +118,8 @@ pub struct Beat {
     pub leader: Id,
     /// It gave the key up.
     pub released: bool,
+    /// PostgreSQL may go on without it (maintenance mode).
+    pub unattended: bool,
     /// The TTL that it counts with, in ticks.
     pub ttl: u8,
 }
@@ -258,17 +260,42 @@ pub enum Mode {
     Quorum,
 }
 
+/// What a node knows of failsafe mode. Every member is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Failsafe {
+    /// A majority is enough, by the configuration.
+    pub majority: bool,
+    /// By the last beat.
+    pub beat_majority: bool,
+    /// Whom this node has accepted, and for how many ticks more.
+    pub promise: Option<(Id, u8)>,
+    /// Votes against the last beat: asked for so many ticks ago, and by whom they were given.
+    pub votes: Option<(u8, Set)>,
+    /// Ticks since the agent started.
+    pub up: u8,
+}
+
 /// Everything that one decision is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View {
     /// This node.
     pub me: Id,
+    /// The clocks.
+    pub timing: Timing,
+    /// Maintenance mode.
+    pub pause: bool,
+    /// A leader that is silent for a TTL is lost, while the store still has its key.
+    pub lost: bool,
     /// The settings.
     pub mode: Mode,
     /// Standbys wanted.
     pub count: u8,
     /// Ticks that the lease is held for; 0 when it is not.
     pub held: u8,
+    /// The keeper leads, or has not noticed yet that the lease is over.
+    pub leads: bool,
+    /// The last committed beat lets PostgreSQL go on without it.
+    pub kept: bool,
     /// The DCS; `None` when it could not be read.
     pub store: Option<Store>,
     /// PostgreSQL.
@@ -283,6 +310,8 @@ pub struct View {
     pub source: Option<Wal>,
     /// PostgreSQL did not start here.
     pub start_failed: bool,
+    /// Failsafe mode.
+    pub failsafe: Option<Failsafe>,
 }
 
 impl View {
@@ -291,21 +320,22 @@ impl View {
     pub fn observed(&self) -> Observed {
         let mut observed = healthy::cluster();
         observed.me.name = name(self.me);
-        observed.config = config(self.mode, self.count);
+        observed.config = self.config();
         observed.sync_names_ours = true;
         observed.sync_names_set_at = self.names_set_at.map(crate::wal::position);
         observed.sync_unsure = self.sync_unsure;
-        let held_until = (self.held > 0).then(|| NOW + TICK * u32::from(self.held));
-        observed.lease = Lease { held_until, ..Lease::default() };
+        let held_until = self.leads.then(|| self.timing.ahead(self.held));
+        observed.lease = Lease { held_until, kept: self.kept };
         observed.start_failures = u32::from(self.start_failed);
         observed.poll = self.poll.map(|answers| poll(self.me, answers));
         self.show_server(&mut observed);
+        self.show_failsafe(&mut observed);
         let Some(store) = self.store else {
             observed.cluster = Fact::Unknown { since: NOW, tried: true };
             return observed;
         };
         observed.observer = Observer {
-            beat_seen_at: store.beat.map(|_| NOW - TICK * u32::from(store.beat_age)),
+            beat_seen_at: store.beat.map(|_| self.timing.ago(store.beat_age)),
             last_leader: None,
         };
         self.show_store(&mut observed, &store);
@@ -319,15 +349,49 @@ impl View {
         observed
     }
 
+    fn config(&self) -> Dynamic {
+        let mut config = config(self.mode, self.count, self.pause);
+        config.timing.ttl = self.timing.ticks(self.timing.ttl);
+        config.primary_lost_timeout = self.lost.then_some(config.timing.ttl);
+        config.failsafe = match self.failsafe {
+            None => FailsafeMode::Off,
+            Some(known) if known.majority => FailsafeMode::Majority,
+            Some(_) => FailsafeMode::All,
+        };
+        config
+    }
+
+    fn show_failsafe(&self, observed: &mut Observed) {
+        let Some(known) = self.failsafe else { return };
+        observed.started_at = self.timing.ago(known.up);
+        observed.failsafe = failsafe::Failsafe {
+            round: None,
+            told: std::collections::BTreeMap::new(),
+            promise: known
+                .promise
+                .map(|(to, left)| Promise { leader: name(to), until: self.timing.ahead(left) }),
+            votes: known.votes.map(|(age, granted)| failsafe::Votes {
+                asked_at: self.timing.ago(age),
+                beat: Revision(1),
+                granted: granted.names(),
+            }),
+        };
+    }
+
     fn show_store(&self, observed: &mut Observed, store: &Store) {
         let cluster = healthy::dcs(observed);
-        cluster.config = config(self.mode, self.count);
+        cluster.config = self.config();
         cluster.leader = store.leader.map(name);
         cluster.history = None;
         cluster.status.optime = None;
         cluster.members.retain(|name, _| id(name).is_some_and(|id| store.members.has(id)));
         cluster.sync = Keyed { value: store.sync.state(), revision: Revision(1) };
-        cluster.position = store.beat.and_then(|beat| position(&beat));
+        cluster.position = store.beat.and_then(|beat| position(&beat, self.timing));
+        cluster.position_revision = Revision(1);
+        if let (Some(known), Some(position)) = (self.failsafe, &mut cluster.position) {
+            let members = nodes().map(name).collect();
+            position.failsafe = Some(FailsafeTerms { members, majority: known.beat_majority });
+        }
         if let Some(asked) = store.asked {
             let value = Failover {
                 leader: Some(name(asked.leader)),
@@ -376,14 +440,14 @@ impl View {
     }
 }
 
-fn config(mode: Mode, count: u8) -> Dynamic {
+fn config(mode: Mode, count: u8, pause: bool) -> Dynamic {
     let value = match mode {
         Mode::Async => serde_json::json!(false),
         Mode::Sync | Mode::Strict => serde_json::json!(true),
         Mode::Quorum => serde_json::json!("quorum"),
     };
     let json = serde_json::json!({
-        "ttl": 3, "loop_wait": 1, "retry_timeout": 1,
+        "loop_wait": 1, "retry_timeout": 1, "pause": pause,
         "synchronous_mode": value,
         "synchronous_mode_strict": mode == Mode::Strict,
         "synchronous_node_count": count,
@@ -403,50 +467,12 @@ fn running(wal: &Wal, names: Names) -> Running {
     }
 }
 
-/// A primary that went down is taken to have crashed unless its last record says otherwise.
-fn control(primary: bool, wal: &Wal) -> ControlData {
-    let clean = wal.records().last() == Some(crate::wal::Record::Shutdown);
-    let state = match (primary, clean) {
-        (true, true) => ControlState::ShutDown,
-        (true, false) => ControlState::InProduction,
-        (false, _) => ControlState::ShutDownInRecovery,
-    };
-    let checkpoint = if primary { wal.len().saturating_sub(1) } else { wal.len() };
-    ControlData {
-        timeline: wal.timeline(),
-        checkpoint: crate::wal::position(checkpoint),
-        ..healthy::control(state)
-    }
-}
-
 /// As the key reads: what is not given has its default, whatever fields there are.
-fn position(beat: &Beat) -> Option<Position> {
+fn position(beat: &Beat, timing: Timing) -> Option<Position> {
+    let ttl_ms = u64::from(beat.ttl) * u64::from(timing.tick_ms);
     let json = serde_json::json!({
-        "leader": name(beat.leader), "beat": 1, "ttl_ms": u64::from(beat.ttl) * 1000,
-        "released": beat.released, "writable": false, "at_us": 0,
+        "leader": name(beat.leader), "beat": 1, "ttl_ms": ttl_ms, "released": beat.released,
+        "unattended": beat.unattended, "writable": false, "at_us": 0,
     });
     serde_json::from_value(json).ok()
-}
-
-fn poll(me: Id, answers: [Answer; NODES]) -> Poll {
-    let answers: BTreeMap<MemberName, PeerAnswer> = nodes()
-        .filter(|id| *id != me)
-        .map(|id| {
-            let answer = match answers[usize::from(id)] {
-                Answer::Silent => PeerAnswer::Silent,
-                Answer::Runs { primary, wal } => PeerAnswer::Answered(Standing {
-                    in_recovery: !primary,
-                    lsn: wal.end(),
-                    whole: true,
-                    timeline: Some(wal.timeline()),
-                    nofailover: false,
-                    failover_priority: 1,
-                    watchdog_failed: false,
-                    sees_primary: None,
-                }),
-            };
-            (name(id), answer)
-        })
-        .collect();
-    Poll { asked_at: NOW, answers }
 }

@@ -73,12 +73,26 @@ impl Wal {
         }
     }
 
+    /// Takes the checkpoint of a shutdown off the end: it was not written.
+    pub fn cut_shutdown(&mut self) {
+        if self.records().last() == Some(Record::Shutdown) {
+            self.length -= 1;
+            self.records[usize::from(self.length)] = Record::None;
+        }
+    }
+
     /// Cuts off whatever is not common with `source`: pg_rewind, before it copies.
     pub fn rewind_to(&mut self, source: &Self) {
         let common = self.records().zip(source.records()).take_while(|(a, b)| a == b).count();
+        *self = self.first(u8::try_from(common).unwrap_or(u8::MAX));
+    }
+
+    /// Its first records.
+    #[must_use]
+    pub fn first(&self, records: u8) -> Self {
         let mut kept = Self::default();
-        self.records().take(common).for_each(|record| kept.push(record));
-        *self = kept;
+        self.records().take(usize::from(records)).for_each(|record| kept.push(record));
+        kept
     }
 
     /// The timeline that is written or received.

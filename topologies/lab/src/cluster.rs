@@ -1,9 +1,11 @@
 //! What the agents of a datacenter say about their cluster (`GET /cluster`).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::http;
 
@@ -27,6 +29,9 @@ pub struct Member {
     pub role: String,
     /// `running`, `streaming` …
     pub state: String,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<String, Value>,
 }
 
 impl Member {
@@ -36,7 +41,8 @@ impl Member {
         matches!(self.role.as_str(), "leader" | "standby_leader")
     }
 
-    /// Whether it does its part: a leader runs, a replica streams.
+    /// Whether it does its part: a leader runs, a replica streams, or replays the archive where
+    /// it is tagged `nostream`.
     #[must_use]
     pub fn is_in_service(&self) -> bool {
         match self.role.as_str() {
@@ -45,6 +51,9 @@ impl Member {
             // but the archive never has one.
             "standby_leader" => {
                 matches!(self.state.as_str(), "running" | "streaming" | "in archive recovery")
+            }
+            _ if self.tags.get("nostream") == Some(&Value::Bool(true)) => {
+                self.state == "in archive recovery"
             }
             _ => self.state == "streaming",
         }
@@ -113,6 +122,11 @@ mod tests {
             ("a:leader:running b:replica:creating replica", Err("leader a, b is creating replica")),
             ("a:leader:running b:sync_standby:streaming", Ok(())),
             ("a:replica:streaming b:standby_leader:streaming", Ok(())),
+            ("a:standby_leader:streaming b:replica:in_archive_recovery:nostream", Ok(())),
+            (
+                "a:standby_leader:streaming b:replica:in_archive_recovery",
+                Err("leader a, b is in archive recovery"),
+            ),
             (
                 "a:leader:running b:replica:streaming",
                 Err("leader a has no synchronous standby yet"),
@@ -123,7 +137,9 @@ mod tests {
             let members = text.split_whitespace().map(|member| {
                 let part: Vec<&str> = member.split(':').collect();
                 let state = part[2].replace('_', " ");
-                Member { name: part[0].into(), role: part[1].into(), state }
+                let tags = part.get(3).map(|tag| ((*tag).to_owned(), Value::Bool(true)));
+                let tags = tags.into_iter().collect();
+                Member { name: part[0].into(), role: part[1].into(), state, tags }
             });
             let cluster = Cluster { members: members.collect() };
             let seen = cluster.check_complete(&["a", "b"], true);

@@ -2,6 +2,7 @@
 //!
 //! What it does over time (start, wait, kill, stop) is in [`crate::lifecycle`].
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,8 @@ pub struct LabOptions {
     pub user: Option<String>,
     /// Runs on every node instead of node-agent; it must understand Patroni's configuration.
     pub agent: Option<PathBuf>,
+    /// Runs on the node of this name instead of that.
+    pub agents: BTreeMap<String, PathBuf>,
     /// Network namespaces for its hosts; then its network is [`Network::SEPARATE`].
     pub namespaces: Option<Arc<Namespaces>>,
 }
@@ -195,7 +198,8 @@ impl Lab {
         let version = topology.postgresql.version;
         let programs = topology.postgresql.bin_dir.as_deref();
         let software = Software::find(version, programs, options.bin_dir.as_deref())?;
-        let software = Software { agent: options.agent.clone(), ..software };
+        let software =
+            Software { agent: options.agent.clone(), agents: options.agents.clone(), ..software };
         let user = RunUser::choose(options.user.as_deref())?;
         let root = state::labs_root()?;
         let dir = match &options.dir {

@@ -36,7 +36,8 @@ pub struct LaunchError {
 fn command_line(software: &Software, host: &Host, etcd_members: &[&Host]) -> Vec<OsString> {
     match host.kind {
         HostKind::Node { .. } => {
-            let agent = software.agent.clone().unwrap_or_else(|| software.program(AGENT));
+            let chosen = software.agents.get(&host.name).or(software.agent.as_ref());
+            let agent = chosen.cloned().unwrap_or_else(|| software.program(AGENT));
             vec![agent.into(), host.agent_config().into()]
         }
         HostKind::Etcd => {
@@ -153,6 +154,8 @@ pub fn log_tail(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::layout::Layout;
     use crate::topology::Topology;
@@ -164,6 +167,7 @@ mod tests {
             setsid: "/usr/bin/setsid".into(),
             bin_dir: "/bin-dir".into(),
             agent: None,
+            agents: BTreeMap::new(),
         }
     }
 
@@ -184,6 +188,9 @@ mod tests {
         let node = layout.host("dc1-pg1").unwrap();
         let line = command_line(&software(), node, &members);
         assert_eq!(line, ["/bin-dir/node-agent", "/tmp/a/dc1-pg1/agent.yml"]);
+        let other = [("dc1-pg1".to_owned(), PathBuf::from("/venv/bin/patroni"))].into();
+        let line = command_line(&Software { agents: other, ..software() }, node, &members);
+        assert_eq!(line[0], "/venv/bin/patroni");
     }
 
     #[test]

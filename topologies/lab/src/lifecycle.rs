@@ -141,6 +141,14 @@ impl Lab {
         if host.is_node() { Ok(()) } else { self.wait_for_member(host, interrupt) }
     }
 
+    /// Starts the agent of one host, whatever else runs there.
+    ///
+    /// # Errors
+    /// When there is no such host, or its agent does not start.
+    pub fn start_agent(&self, name: &str) -> Result<(), LabError> {
+        self.launch_missing(std::iter::once(self.layout.host(name)?))
+    }
+
     /// Brings a datacenter back with its old data, etcd first.
     ///
     /// # Errors

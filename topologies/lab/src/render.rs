@@ -166,7 +166,9 @@ fn bootstrap(topology: &Topology, dc: &Datacenter) -> Result<Value, RenderError>
     let mut dynamic = from_value("settings", Value::Mapping(dcs))?;
     topology.dynamic.apply(&mut dynamic);
     dc.dynamic.apply(&mut dynamic);
-    let initdb = vec![map([("encoding", text("UTF8"))]), text("data-checksums")];
+    // PostgreSQL 13 keeps passwords in another form unless it is told of this one.
+    let auth = map([("auth", text("scram-sha-256"))]);
+    let initdb = vec![map([("encoding", text("UTF8"))]), text("data-checksums"), auth];
     Ok(map([("dcs", to_value("settings", &dynamic)?), ("initdb", Value::Sequence(initdb))]))
 }
 

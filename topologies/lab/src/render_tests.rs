@@ -74,7 +74,7 @@ fn agents_get_what_the_topology_says() {
         (0, "bootstrap/dcs/postgresql/parameters/wal_log_hints", "'on'"),
         (0, "bootstrap/dcs/postgresql/parameters/work_mem", "8MB"),
         (0, "bootstrap/dcs/postgresql/parameters/max_connections", "60"),
-        (0, "bootstrap/initdb", "[{encoding: UTF8}, data-checksums]"),
+        (0, "bootstrap/initdb", "[{encoding: UTF8}, data-checksums, {auth: scram-sha-256}]"),
         (0, "postgresql/listen", "127.20.1.11:5432"),
         (0, "postgresql/data_dir", "/tmp/lab/shop/dc1-pg1/data"),
         (0, "postgresql/bin_dir", "/usr/lib/postgresql/15/bin"),

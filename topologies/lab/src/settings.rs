@@ -46,6 +46,8 @@ settings! {
     max_timelines_history: u64,
     /// Seconds that a crashed primary may take to come back before another one takes over.
     primary_start_timeout: u64,
+    /// Seconds after which a primary that is silent is lost, where that is less than the lease.
+    primary_lost_timeout: u64,
     /// Seconds that a stop of the primary may take in synchronous mode; 0 is without limit.
     primary_stop_timeout: u64,
     /// Whether a commit waits for a standby of the same datacenter.

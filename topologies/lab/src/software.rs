@@ -3,6 +3,7 @@
 //! PostgreSQL refuses to run as root, so a lab started by root hands everything to an unprivileged
 //! user, and copies the agents to a place which that user can reach.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io;
@@ -117,6 +118,9 @@ pub struct Software {
     /// What runs on a node instead of node-agent, with the configuration file as its argument.
     #[serde(default)]
     pub agent: Option<PathBuf>,
+    /// The same for single nodes, by name.
+    #[serde(default)]
+    pub agents: BTreeMap<String, PathBuf>,
 }
 
 impl Software {
@@ -144,6 +148,7 @@ impl Software {
             setsid: in_path("setsid").ok_or(SoftwareError::NoSetsid)?,
             bin_dir,
             agent: None,
+            agents: BTreeMap::new(),
         })
     }
 

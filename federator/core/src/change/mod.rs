@@ -5,8 +5,10 @@
 //! so a compare-and-set lets only one of them happen. The fence of the former primary is lifted
 //! only by who holds an [`AbortBegun`], the proof that the commit can no longer happen.
 
+mod back;
 mod by_hand;
 
+pub use back::{AbortBegun, begin_abort, turn_back};
 pub use by_hand::{confirm, operator_fence, operator_lift};
 
 use crate::evidence::FencingEvidence;
@@ -86,7 +88,7 @@ pub enum ChangeError {
         /// Whose record.
         dc: DcName,
     },
-    /// Only the primary datacenter's fence can be set or lifted by hand.
+    /// Only the primary datacenter can be fenced by hand, and followed.
     #[error("{dc} is not the primary datacenter: its record names {primary}")]
     NotPrimary {
         /// Whose record.
@@ -233,6 +235,36 @@ pub fn taken(record: &FederationRecord, id: &OperationId) -> Change {
     }
 }
 
+/// What a take writes: the operation is begun, or, when it was found open, made sure of in the
+/// record that counts: closed meanwhile, it is not begun again.
+///
+/// # Errors
+/// Those of [`take`] and [`taken`].
+pub fn hold(record: &FederationRecord, operation: &Operation, found_open: bool) -> Change {
+    if found_open && record.dc == operation.to {
+        return taken(record, &operation.id);
+    }
+    take(record, operation)
+}
+
+/// Lets go of an ended operation in another datacenter than its target. With `winner`, the record
+/// of the new primary datacenter, a former primary that does not follow yet learns of the new
+/// epoch, fenced, in the same change.
+///
+/// # Errors
+/// The operation's fence is still there and nobody has won.
+pub fn let_go(
+    record: &FederationRecord,
+    winner: Option<&FederationRecord>,
+    operation: &Operation,
+    now_us: i64,
+) -> Change {
+    match winner {
+        Some(winner) => supersede(record, winner, Some(&operation.id), &operation.by, now_us),
+        None => release(record, &operation.id),
+    }
+}
+
 /// Removes the operation: at its end, or as the way back from a half-finished take. Where its own
 /// fence keeps the datacenter from writing, [`turn_back`], [`follow`] or [`supersede`] come first:
 /// a fence that no operation holds can be lifted by hand.
@@ -343,58 +375,22 @@ pub fn commit(
     checked(record, next)
 }
 
-/// Turns the operation back, in the record of the datacenter that it is for.
+/// Whether the target of a committed operation may leave standby mode. Who finds the operation
+/// gone was overtaken by somebody who went on with it.
 ///
 /// # Errors
-/// The operation is gone, or committed.
-pub fn begin_abort(record: &FederationRecord, id: &OperationId) -> Change {
+/// The operation is gone or not committed, or another datacenter is primary meanwhile.
+pub fn may_lead(record: &FederationRecord, id: &OperationId) -> Result<(), ChangeError> {
     let operation = ours(record, id)?;
-    let past = moves_primary(operation.kind) && record.epoch >= operation.next_epoch;
-    match operation.phase {
-        Phase::Aborting => Ok(None),
-        Phase::Running if !past => {
-            let mut operation = operation.clone();
-            operation.phase = Phase::Aborting;
-            checked(record, FederationRecord { operation: Some(operation), ..record.clone() })
-        }
-        Phase::Running | Phase::Committed => {
-            Err(ChangeError::Committed { operation: id.clone(), epoch: record.epoch })
-        }
+    if !record.names_us() {
+        let (dc, primary) = (record.dc.clone(), record.primary.clone());
+        return Err(ChangeError::NotPrimary { dc, primary });
     }
-}
-
-/// The proof that an operation can no longer be committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AbortBegun(OperationId, Epoch);
-
-impl AbortBegun {
-    /// Reads the proof in the record of the datacenter that the operation is for.
-    #[must_use]
-    pub fn seen(record: &FederationRecord, id: &OperationId) -> Option<Self> {
-        let operation = ours(record, id).ok()?;
-        let back = operation.phase == Phase::Aborting && operation.to == record.dc;
-        back.then(|| Self(id.clone(), operation.next_epoch))
+    if record.epoch != operation.next_epoch {
+        let (dc, found) = (record.dc.clone(), record.epoch);
+        return Err(ChangeError::EpochMoved { dc, planned: operation.next_epoch, found });
     }
-}
-
-/// Takes the operation and its fence out of the record of another datacenter on the way back. A
-/// fence that somebody else set stays.
-///
-/// # Errors
-/// The datacenter already knows the epoch that the operation was to begin.
-pub fn turn_back(record: &FederationRecord, proof: &AbortBegun) -> Change {
-    let mut next = record.clone();
-    if next.fence.as_ref().and_then(|f| f.operation.as_ref()) == Some(&proof.0) {
-        if !record.names_us() {
-            let operation = proof.0.clone();
-            return Err(ChangeError::Committed { operation, epoch: record.epoch });
-        }
-        next.fence = None;
-    }
-    if ours(record, &proof.0).is_ok() {
-        next.operation = None;
-    }
-    checked(record, next)
+    Ok(())
 }
 
 /// Makes a datacenter follow `winner`'s epoch, free of its fence: done once its configuration
@@ -402,8 +398,12 @@ pub fn turn_back(record: &FederationRecord, proof: &AbortBegun) -> Change {
 /// earlier epoch goes with the epoch.
 ///
 /// # Errors
-/// The datacenter knows a later epoch than `winner`.
+/// The datacenter knows a later epoch than `winner`, or `winner` is not the primary one any more.
 pub fn follow(record: &FederationRecord, winner: &FederationRecord, keep: &OperationId) -> Change {
+    if !winner.names_us() {
+        let (dc, primary) = (winner.dc.clone(), winner.primary.clone());
+        return Err(ChangeError::NotPrimary { dc, primary });
+    }
     let mut next = record.clone();
     if next.epoch != winner.epoch {
         next.streamed = false;

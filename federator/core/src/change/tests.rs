@@ -93,6 +93,25 @@ fn a_proof_comes_only_from_the_record_that_counts() {
 }
 
 #[test]
+fn who_was_overtaken_configures_nobody() {
+    let op = Operation { phase: Phase::Committed, ..switchover() };
+    let target = with(&record("dc2", 2, "dc2"), &op);
+    assert_eq!(may_lead(&target, &op.id), Ok(()));
+    let closed = record("dc2", 2, "dc2");
+    assert!(matches!(may_lead(&closed, &op.id), Err(ChangeError::Gone { .. })));
+    // dc1 has become primary again meanwhile: it must not be made a standby of dc2.
+    let again = record("dc1", 3, "dc1");
+    assert!(matches!(follow(&again, &target, &op.id), Err(ChangeError::Rule { .. })));
+    let moved = with(&record("dc2", 3, "dc1"), &op);
+    assert!(matches!(may_lead(&moved, &op.id), Err(ChangeError::NotPrimary { .. })));
+    assert!(matches!(follow(&again, &moved, &op.id), Err(ChangeError::NotPrimary { .. })));
+    assert!(matches!(
+        may_lead(&with(&record("dc2", 1, "dc2"), &switchover()), &op.id),
+        Err(ChangeError::EpochMoved { .. })
+    ));
+}
+
+#[test]
 fn followers_and_returners() {
     let op = switchover();
     let winner = with(&record("dc2", 2, "dc2"), &op);

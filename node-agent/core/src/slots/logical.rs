@@ -9,8 +9,8 @@
 
 use super::wanted::{Want, behind_archive, here};
 use super::{SlotChange, SlotMemory, find};
-use crate::decision::{Decision, Tend};
-use crate::observed::{Cluster, Observed};
+use crate::decision::{Decision, SOON, Tend, Wake};
+use crate::observed::{Cluster, JobKind, Observed};
 use crate::postgres::{Postgres, Running, SlotFact, Upstream};
 use crate::rule::Rule;
 use crate::source;
@@ -110,6 +110,11 @@ pub(crate) fn settle(observed: &Observed, cluster: &Cluster, mut decision: Decis
     }
     let missing = to_copy(observed, cluster, running);
     if let Some(leader) = source::of_leader(cluster).filter(|_| !missing.is_empty()) {
+        if let Some(why) = not_my_turn(cluster, &observed.me.name) {
+            (decision.rule, decision.why) = (Rule::AwaitSlotCopy, why);
+            decision.wake = Wake { after: SOON, reason: "the turn to restart" };
+            return decision;
+        }
         let why = format!("copying logical slots from the leader: {}", join(&missing));
         return Decision::wait(Rule::CopySlots, why, Duration::ZERO, "the restart")
             .tend(Tend::CopySlots { from: leader, slots: missing });
@@ -130,6 +135,37 @@ pub(crate) fn warning(observed: &Observed, cluster: &Cluster, running: &Running)
         return String::new();
     }
     format!("; the consumers of slot {} may miss changes: compare their data", join(&open))
+}
+
+/// Standbys restart one at a time. Whoever wants to, says so in its member key, and goes on when it
+/// is the only one in a view that shows its own word: of two that want to, one has written later,
+/// and sees the other. When two wait for each other, the first by name stays.
+fn not_my_turn(cluster: &Cluster, me: &MemberName) -> Option<String> {
+    let says = |name: &MemberName| cluster.members.get(name).is_some_and(|m| m.data.copies_slots);
+    match cluster.members.keys().find(|name| *name != me && says(name)) {
+        Some(other) => Some(format!("copying logical slots: {other} goes first")),
+        None if says(me) => None,
+        None => Some("copying logical slots: saying so first".to_owned()),
+    }
+}
+
+/// Whether this node says in its member key that it restarts to copy logical slots.
+#[must_use]
+pub fn announces_copy(observed: &Observed) -> bool {
+    if observed.job.is_some_and(|job| job.kind == JobKind::CopySlots) {
+        return true;
+    }
+    let (Some(cluster), Postgres::Running(running)) =
+        (observed.cluster.known(), &observed.postgres)
+    else {
+        return false;
+    };
+    let me = &observed.me.name;
+    let mut earlier = cluster.members.values().take_while(|m| m.name < *me);
+    let streams = running.receiver.as_ref().is_some_and(|r| r.status == "streaming");
+    streams
+        && !earlier.any(|m| m.data.copies_slots)
+        && !to_copy(observed, cluster, running).is_empty()
 }
 
 fn join(names: &BTreeSet<SlotName>) -> String {

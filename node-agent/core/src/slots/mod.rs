@@ -9,12 +9,13 @@
 
 pub mod logical;
 pub mod wanted;
+pub mod without_dcs;
 
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Running, SlotFact};
 use crate::time::Boot;
 use logical::LeaderSlots;
-use node_agent_wire::dynamic::IgnoredSlot;
+use node_agent_wire::dynamic::{Dynamic, IgnoredSlot};
 use node_agent_wire::status::Status;
 use node_agent_wire::{Lsn, MemberName, SlotName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,14 +121,16 @@ fn create(name: &SlotName, want: &Want, running: &Running) -> Option<SlotChange>
     }
 }
 
-/// A slot that nothing here asks for is dropped, unless somebody else cares for it.
+/// A slot that nothing here asks for is dropped, unless somebody else cares for it. PostgreSQL
+/// cares for those that survive a failover, except where one is in its own way.
 fn unknown(cluster: &Cluster, slot: &SlotFact) -> Option<SlotChange> {
-    let foreign = slot.failover || cluster.config.pause || ignored(cluster, slot);
+    let native = slot.failover && !slot.left_over;
+    let foreign = native || cluster.config.pause || ignored(&cluster.config, slot);
     (!foreign).then(|| SlotChange::Drop(slot.name.clone()))
 }
 
 /// The configuration says that the agent leaves it alone: every attribute given matches.
-fn ignored(cluster: &Cluster, slot: &SlotFact) -> bool {
+fn ignored(config: &Dynamic, slot: &SlotFact) -> bool {
     let kind = if slot.physical { "physical" } else { "logical" };
     let fits = |given: &Option<String>, value: Option<&str>| {
         given.as_ref().is_none_or(|given| value == Some(given.as_str()))
@@ -138,7 +141,7 @@ fn ignored(cluster: &Cluster, slot: &SlotFact) -> bool {
             && fits(&entry.database, slot.database.as_deref())
             && fits(&entry.plugin, slot.plugin.as_deref())
     };
-    cluster.config.ignore_slots.iter().any(matches)
+    config.ignore_slots.iter().any(matches)
 }
 
 /// What an inactive slot that belongs here needs.
@@ -154,14 +157,12 @@ fn upkeep(
         let behind = slot.restart_lsn.is_none_or(|at| at < to);
         (behind && to > Lsn(0)).then(|| SlotChange::Advance(slot.name.clone(), to))
     };
-    if ignored(cluster, slot) {
+    // PostgreSQL's own survives a failover whatever its name says; an error tells of the clash.
+    if slot.failover || ignored(&cluster.config, slot) {
         return None;
     }
     match want {
         Want::Logical { database, plugin } => {
-            if slot.failover {
-                return None;
-            }
             let same = !slot.physical
                 && slot.database.as_ref() == Some(database)
                 && slot.plugin.as_ref() == Some(plugin);

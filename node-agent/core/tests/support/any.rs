@@ -14,6 +14,8 @@ use node_agent_core::observed::{
 };
 use node_agent_core::postgres::{ControlState, Postgres, Running, SlotFact, Upstream, Walsender};
 use node_agent_core::promise::Promise;
+use node_agent_core::sick::Health;
+use node_agent_core::starts::EarlyEnd;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
@@ -35,9 +37,12 @@ pub fn observed() -> impl Strategy<Value = Observed> {
     let node = (me(), postgres(), lease(), job(), history(), of(upstream()), of(source()));
     let around =
         (of(poll()), peers(), (observer(), failsafe()), seen(), 0_u32..2, weighted(0.1, age()));
-    let asked = (weighted(0.1, request()), of(source()));
-    (node, around, any_cluster(), asked, (weighted(0.5, lsn()), directory())).prop_map(
-        |(node, around, (known, view), (request, other_source), (names_set_at, directory))| {
+    let asked = (weighted(0.1, request()), of(source()), weighted(0.2, early_end()));
+    let more = (prop::bool::weighted(0.1), of(age()));
+    (node, around, any_cluster(), asked, more, (weighted(0.5, lsn()), directory())).prop_map(
+        |(node, around, (known, view), asked, (deprived, asked_at), written)| {
+            let (request, other_source, early_end) = asked;
+            let (names_set_at, directory) = written;
             let (me, postgres, lease, job, own_history, following, source) = node;
             let (poll, peers, seen, members_seen, start_failures, stand_back) = around;
             let (observer, failsafe) = seen;
@@ -61,6 +66,9 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 sync_names_set_at: names_set_at,
                 sync_unsure: names_set_at.is_some_and(|lsn| lsn.0 % 2 == 1),
                 request,
+                health: Health { early_end, ..Health::default() },
+                release_asked_at: asked_at.map(ago),
+                watchdog_failed: deprived.then(|| "permission denied".to_owned()),
                 directory,
                 config: view.config.clone(),
                 cluster: if known {
@@ -105,6 +113,14 @@ fn at(mut o: Observed, leader: Option<MemberName>, lease: Lease) -> Observed {
         }
     }
     o
+}
+
+fn early_end() -> impl Strategy<Value = EarlyEnd> {
+    (1_u32..9, age()).prop_map(|(count, age)| EarlyEnd {
+        count,
+        at: ago(age),
+        said: "FATAL: x".to_owned(),
+    })
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -230,6 +246,7 @@ fn standing() -> impl Strategy<Value = Standing> {
                 in_recovery,
                 lsn,
                 whole,
+                replayed: lsn,
                 timeline: timeline.map(TimelineId),
                 nofailover,
                 failover_priority,
@@ -322,11 +339,12 @@ fn record_view() -> impl Strategy<Value = RecordView> {
 
 fn position() -> impl Strategy<Value = Position> {
     let marks = (any::<bool>(), weighted(0.3, Just(())));
-    let parts = (name(), marks, of(lsn()), of(age()), weighted(0.5, terms()));
-    parts.prop_map(|(leader, (released, left), lsn, wrote, failsafe)| Position {
+    let words = (name(), select(vec![5_000, 30_000]));
+    let parts = (words, marks, of(lsn()), of(age()), weighted(0.5, terms()));
+    parts.prop_map(|((leader, ttl_ms), (released, left), lsn, wrote, failsafe)| Position {
         leader,
         beat: 1,
-        ttl_ms: 30_000,
+        ttl_ms,
         released,
         unattended: left.is_some(),
         epoch: None,
@@ -354,11 +372,15 @@ fn failsafe() -> impl Strategy<Value = Failsafe> {
     let promise = (name(), age()).prop_map(|(leader, left)| Promise { leader, until: NOW + left });
     let votes = (btree_set(name(), 0..3), select(vec![39, 40, 40, 40]))
         .prop_map(|(granted, beat)| Votes { asked_at: NOW, beat: Revision(beat), granted });
-    (weighted(0.2, promise), weighted(0.6, votes)).prop_map(|(promise, votes)| Failsafe {
-        round: None,
-        promise,
-        votes,
-    })
+    let told = (select(vec!["pg2", "pg3", "old"]), lsn());
+    (weighted(0.2, promise), weighted(0.6, votes), weighted(0.5, told)).prop_map(
+        |(promise, votes, told)| Failsafe {
+            round: None,
+            promise,
+            votes,
+            told: told.map(|(name, at)| (SlotName::from_name(name), at)).into_iter().collect(),
+        },
+    )
 }
 
 fn postgres() -> impl Strategy<Value = Postgres> {
@@ -438,13 +460,16 @@ fn any_sender() -> impl Strategy<Value = Walsender> {
 
 fn any_slot() -> impl Strategy<Value = SlotFact> {
     let name = select(vec!["pg1", "pg2", "pg2", "pg3", "dc2", "old"]);
-    (name, any::<bool>(), any::<bool>(), of(lsn()), prop::bool::weighted(0.2)).prop_map(
-        |(name, physical, active, restart_lsn, lost)| SlotFact {
+    let native = select(vec![(false, false), (false, false), (true, false), (true, true)]);
+    (name, any::<bool>(), any::<bool>(), of(lsn()), prop::bool::weighted(0.2), native).prop_map(
+        |(name, physical, active, restart_lsn, lost, (failover, left_over))| SlotFact {
             name: SlotName::from_name(name),
             physical,
             active,
             restart_lsn,
             lost,
+            failover: failover && !physical,
+            left_over: left_over && !physical,
             database: (!physical).then(|| "postgres".into()),
             plugin: (!physical).then(|| "test_decoding".into()),
             ..super::healthy::slot("pg9", false)

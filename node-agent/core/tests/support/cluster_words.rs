@@ -87,6 +87,7 @@ fn member_of(item: &str) -> Result<(MemberName, node_agent_wire::member::Member)
     if words.flag("primary") {
         member.data.role = Some(Role::Primary);
     }
+    member.data.copies_slots = words.flag("copies_slots");
     if words.flag("addressless") {
         member.data.conn_url = String::new();
     }
@@ -290,6 +291,7 @@ fn poll(text: &str) -> Result<Poll, String> {
             role @ ("standby" | "primary") => PeerAnswer::Answered(Standing {
                 in_recovery: role == "standby",
                 lsn: lsn(words.next()?)?,
+                replayed: Lsn(0),
                 whole: !words.flag("reading"),
                 timeline: words.value("tl")?.map(TimelineId),
                 nofailover: words.flag("nofailover"),

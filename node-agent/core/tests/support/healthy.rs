@@ -85,6 +85,7 @@ pub fn cluster() -> Observed {
         sync_lost: BTreeSet::new(),
         request: None,
         scheduled_restart: None,
+        release_asked_at: None,
         slots: SlotMemory::default(),
     }
 }
@@ -193,6 +194,7 @@ pub fn slot(name: &str, active: bool) -> SlotFact {
         xmin: None,
         catalog_xmin: None,
         failover: false,
+        left_over: false,
         lost: false,
         wal_status: "reserved".into(),
     }

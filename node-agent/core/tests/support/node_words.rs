@@ -75,6 +75,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             let from_leader = value.ends_with("from leader");
             observed.request = Some(Request::Reinit { from_leader });
         }
+        "release asked" => observed.release_asked_at = Some(ago(duration(value)?)),
         "request" if value == "restart" => observed.request = Some(Request::Restart),
         "scheduled restart" => observed.scheduled_restart = Some(scheduled_restart(value)?),
         "stopped by us" => observed.stopped_by_us = true,
@@ -253,7 +254,7 @@ fn sender_of(item: &str) -> Result<Walsender, String> {
     Ok(sender)
 }
 
-/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [unreserved] [xmin=5]
+/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [left-over] [unreserved] [xmin=5]
 /// [catalog_xmin=5] [confirmed=0/…] [0/3000000]`.
 fn slot_of(item: &str) -> Result<SlotFact, String> {
     let mut words = Words::of(item);
@@ -268,6 +269,7 @@ fn slot_of(item: &str) -> Result<SlotFact, String> {
     }
     slot.lost = words.flag("lost");
     slot.failover = words.flag("failover");
+    slot.left_over = words.flag("left-over");
     slot.xmin = words.value("xmin")?;
     slot.catalog_xmin = words.value("catalog_xmin")?;
     if words.flag("unreserved") {

@@ -91,6 +91,9 @@ pub struct Dynamic {
     /// Ours: how long the primary may find its disk full before another node takes over; for ever
     /// when absent.
     pub primary_disk_full_timeout: Option<Duration>,
+    /// Ours: the time that a leader's beats count with, in place of the TTL; see
+    /// [`Dynamic::lost_after`].
+    pub primary_lost_timeout: Option<Duration>,
     /// `postgresql` as given, without what only the local configuration may set (contract C.1).
     pub postgresql: Map<String, Value>,
     /// `postgresql.parameters`.
@@ -162,6 +165,7 @@ impl Dynamic {
                 .filter(|timeout| !timeout.is_zero()),
             primary_disk_full_timeout: seconds("primary_disk_full_timeout")
                 .filter(|timeout| !timeout.is_zero()),
+            primary_lost_timeout: timing::read_lost(config, &timing, &mut warnings),
             postgresql: postgresql
                 .iter()
                 .filter(|(key, _)| !LOCAL_ONLY.contains(&key.as_str()))
@@ -183,6 +187,20 @@ impl Dynamic {
     #[must_use]
     pub fn effective_sync_mode(&self) -> SynchronousMode {
         if self.standby_cluster.is_some() { SynchronousMode::Off } else { self.synchronous_mode }
+    }
+
+    /// `primary_lost_timeout` where it is in force. In maintenance mode nobody is to take over, and
+    /// in failsafe mode a leader may lead on without a beat.
+    #[must_use]
+    pub fn lost_after(&self) -> Option<Duration> {
+        let off = self.pause || self.failsafe != FailsafeMode::Off;
+        self.primary_lost_timeout.filter(|_| !off)
+    }
+
+    /// What a beat gives its leader, and so what everybody else waits after it: the TTL, or less.
+    #[must_use]
+    pub fn lease_time(&self) -> Duration {
+        self.lost_after().unwrap_or(self.timing.ttl)
     }
 }
 
@@ -284,6 +302,28 @@ mod tests {
             let got = (t.ttl.as_secs(), t.loop_wait.as_secs(), t.retry_timeout.as_secs());
             assert_eq!(got, (e_ttl, e_wait, e_retry), "{ttl} {wait} {retry}");
             assert!(t.loop_wait + 2 * t.retry_timeout <= t.ttl);
+        }
+    }
+
+    #[test]
+    fn a_lost_primary_is_given_up_sooner_within_bounds() {
+        for (value, expected_ms, warned) in [
+            (json!({}), None, false),
+            (json!({"primary_lost_timeout": 0}), None, false),
+            (json!({"primary_lost_timeout": "3500ms"}), Some(3500), false),
+            (json!({"primary_lost_timeout": 1}), Some(3000), true),
+            (json!({"primary_lost_timeout": 30}), None, true),
+            (json!({"ttl": 3, "primary_lost_timeout": 2}), None, true),
+        ] {
+            let config = read(&value);
+            let got = config.lost_after().map(|time| time.as_millis());
+            assert_eq!((got, !config.warnings.is_empty()), (expected_ms, warned), "{value}");
+            assert_eq!(config.lease_time(), config.lost_after().unwrap_or(config.timing.ttl));
+        }
+        for off in [json!({"pause": true}), json!({"failsafe_mode": true})] {
+            let mut value = off;
+            value["primary_lost_timeout"] = json!(5);
+            assert_eq!(read(&value).lease_time(), Duration::from_secs(30), "{value}");
         }
     }
 

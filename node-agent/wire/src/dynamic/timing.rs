@@ -1,6 +1,6 @@
 //! Timing of the HA loop, with its bounds.
 
-use super::integer;
+use super::{duration, integer};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -57,4 +57,30 @@ pub(super) fn read(config: &Map<String, Value>, warnings: &mut Vec<String>) -> T
         loop_wait: Duration::from_secs(loop_wait),
         retry_timeout: Duration::from_secs(retry_timeout),
     }
+}
+
+/// The shortest `primary_lost_timeout`: that of the TTL.
+const LOST_MIN: Duration = Duration::from_secs(TIMING_MIN_S.0);
+
+/// `primary_lost_timeout`: at least as long as the shortest TTL, and shorter than the TTL.
+pub(super) fn read_lost(
+    config: &Map<String, Value>,
+    timing: &Timing,
+    warnings: &mut Vec<String>,
+) -> Option<Duration> {
+    let asked = config.get("primary_lost_timeout").and_then(duration)?;
+    if asked.is_zero() {
+        return None;
+    }
+    let (least, ttl) = (LOST_MIN.as_secs(), timing.ttl.as_secs());
+    if asked < LOST_MIN {
+        warnings.push(format!("primary_lost_timeout is below its minimum; {least} s are used"));
+    }
+    let time = asked.max(LOST_MIN);
+    if time >= timing.ttl {
+        let text = format!("primary_lost_timeout is not below ttl {ttl}; it has no effect");
+        warnings.push(text);
+        return None;
+    }
+    Some(time)
 }

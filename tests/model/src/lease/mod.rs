@@ -3,22 +3,30 @@
 //! The store forgets the leader key whenever it likes: an expiry in time, early (etcd#15247) and
 //! late are one step, [`Step::Vanish`]. Writes take any time between the read that they were
 //! decided on and the compare-and-set, and may come after their keeper has given them up. Members
-//! are asked and never answer, so that nothing but the lease keeps a second leader away.
+//! are asked and do not answer, so that nothing but the lease keeps a second leader away; in
+//! maintenance mode they may, because whoever was left running is to say that it has stopped.
+//!
+//! What the keeper asks of the store and what the answers mean are the functions of
+//! `node_agent_core::lease`, as in production.
 
+mod keeper;
+mod pass;
 mod world;
 
-pub use world::{Call, Last, Node, Pg, Request, World};
+pub use world::{Call, Node, Pg, Position, Reply, Sent, World};
 
 use crate::check::Reached;
-use crate::choice::{Choice, Effect};
-use crate::view::{Answer, Beat, Id, Mode, NODES, Server, Set, Store, View, nodes};
-use crate::wal::Wal;
+use crate::view::{Id, Timing, nodes};
 use stateright::{Model, Property};
+use world::{LIFTED, PRESENT};
 
 /// The TTL, in ticks.
 pub const TTL: u8 = 3;
-/// From sending a beat to the end of the right that it gives: the TTL less the margin for stopping
-/// (`stop_margin` in keeper.rs).
+/// The other one, where the TTL is changed.
+pub const TTL_LONG: u8 = TTL + 2;
+/// Such ticks that production's margin for stopping, at least half a second, is two of them.
+const TICK_MS: u16 = 250;
+/// From sending a beat to the end of the right that it gives: the TTL less that margin.
 pub const HOLD: u8 = TTL - 2;
 /// The guard's time from its deadline to the last process: half of the margin. The other half is
 /// for clocks that drift.
@@ -41,10 +49,24 @@ pub enum Fault {
     ClocksDriftMore,
     /// The key is taken without a look at whether somebody has beaten since the decision.
     TakenUnseen,
+    /// The key of a lost leader is replaced without a look at whether it has beaten since.
+    ReplacedUnseen,
+    /// The own key is taken back without a look at whether it has beaten since.
+    TakenBackUnseen,
     /// The key is released without a look at whether it was taken anew since.
     ReleasedUnseen,
     /// After a freeze sessions run on before the guard looks at the clock.
     SessionsBeforeGuard,
+    /// A new TTL is counted with before a beat has carried it.
+    NewTtlAtOnce,
+    /// A lower TTL is carried before it is counted with.
+    LowerTtlAtOnce,
+    /// The key is taken though the last leader was left running in maintenance mode.
+    MarkUnseen,
+    /// The guard's deadline is lifted before the mark of maintenance mode is committed.
+    LiftedUncommitted,
+    /// The mark goes before the guard has a deadline again.
+    MarkGoesFirst,
 }
 
 /// What can happen next.
@@ -54,6 +76,8 @@ pub enum Step {
     Tick(Option<Id>),
     /// The agent reads the store, decides and acts.
     Pass(Id),
+    /// The same, and the members have answered.
+    PassHeard(Id),
     /// The same when the store does not answer.
     BlindPass(Id),
     /// The keeper sends a beat.
@@ -78,6 +102,10 @@ pub enum Step {
     Thaw(Id),
     /// The agent is told to end: it stops PostgreSQL and releases the key.
     ShutDown(Id),
+    /// An operator begins or ends maintenance mode.
+    Pause,
+    /// An operator changes the TTL.
+    SetTtl,
 }
 
 /// Two nodes never write.
@@ -86,7 +114,7 @@ pub const ONE_WRITES: &str = "at most one node can acknowledge";
 pub const ONE_LEADS: &str = "at most one node holds the right to lead";
 
 /// What must be reachable, or the model shows nothing.
-pub const REACHED: [&str; 8] = [
+pub const REACHED: [&str; 15] = [
     "another node is promoted",
     "a key that vanished is put back",
     "the guard ends a primary",
@@ -95,6 +123,13 @@ pub const REACHED: [&str; 8] = [
     "a late release is refused, for the key was taken anew since",
     "a host that was frozen ends its primary when it goes on",
     "a primary that crashed takes its own key back and is started in place",
+    "in maintenance mode a primary goes on after its lease",
+    "a primary that was left running takes its key again",
+    "a node that was left running says that it has stopped",
+    "the mark of maintenance mode goes, and the guard has a deadline again",
+    "the right is longer or shorter by a new TTL",
+    "the key of a lost leader is replaced",
+    "a beat whose answer was lost is followed by the next",
 ];
 
 /// The model.
@@ -107,6 +142,12 @@ pub struct Lease {
     pub vanishes: u8,
     /// How many requests arrive after they were given up.
     pub lates: u8,
+    /// How often maintenance mode begins or ends.
+    pub pauses: u8,
+    /// How often the TTL is changed.
+    pub ttls: u8,
+    /// The TTL is the long one at first.
+    pub long: bool,
     /// The mistake.
     pub fault: Fault,
     /// What was reached, by the place in [`REACHED`].
@@ -118,29 +159,37 @@ impl Model for Lease {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
+        let ttl = if self.long { TTL_LONG } else { TTL };
+        let held = ttl - (TTL - HOLD);
         let standby = Node {
             frozen: false,
             pg: Pg::Standby,
             guard: 0,
             held: 0,
-            last: Last::None,
+            last: None,
             age: 0,
             call: None,
             late: None,
+            ttl,
+            kept: false,
+            wants: false,
+            in_force: 0,
         };
-        let (pg, last, guard) = (Pg::Primary, Last::Current, HOLD + STOP);
-        let primary = Node { pg, guard, held: HOLD, last, ..standby };
-        let (faults, drifts) = (self.faults, self.drifts);
-        let nodes = [primary, standby, standby];
+        let (pg, last, guard) = (Pg::Primary, Some(PRESENT), held + STOP);
+        let primary = Node { pg, guard, held, last, in_force: ttl, ..standby };
         vec![World {
-            nodes,
+            nodes: [primary, standby, standby],
             leader: Some(0),
-            beat: (0, false),
-            faults,
-            drifts,
+            position: Position { leader: 0, released: false, mark: false, ttl },
+            pause: false,
+            ttl,
+            faults: self.faults,
+            drifts: self.drifts,
             steady: 0,
             vanishes: self.vanishes,
             lates: self.lates,
+            pauses: self.pauses,
+            ttls: self.ttls,
         }]
     }
 
@@ -150,6 +199,12 @@ impl Model for Lease {
         steps.extend(nodes().filter(|_| slow).map(|id| Step::Tick(Some(id))));
         if world.leader.is_some() && world.vanishes > 0 {
             steps.push(Step::Vanish);
+        }
+        if world.pauses > 0 {
+            steps.push(Step::Pause);
+        }
+        if world.ttls > 0 {
+            steps.push(Step::SetTtl);
         }
         for id in nodes() {
             let node = &world.nodes[usize::from(id)];
@@ -164,8 +219,11 @@ impl Model for Lease {
                 continue;
             }
             steps.extend([Step::Pass(id), Step::BlindPass(id)]);
+            if self.pauses > 0 {
+                steps.push(Step::PassHeard(id));
+            }
             match node.call {
-                None if node.held > 0 => steps.push(Step::Beat(id)),
+                None if node.last.is_some() => steps.push(Step::Beat(id)),
                 Some(Call { done: Some(_), .. }) => {
                     steps.extend([Step::Answer(id), Step::GiveUp(id)]);
                 }
@@ -174,7 +232,7 @@ impl Model for Lease {
             }
             if world.faults > 0 {
                 steps.extend([Step::KillAgent(id), Step::Crash(id), Step::Freeze(id)]);
-                if node.held > 0 && node.call.is_none() {
+                if node.last.is_some() && node.call.is_none() {
                     steps.push(Step::ShutDown(id));
                 }
             }
@@ -185,13 +243,14 @@ impl Model for Lease {
         let mut next = *world;
         match step {
             Step::Tick(slow) => self.tick(&mut next, slow),
-            Step::Pass(id) => self.pass(&mut next, id, true),
-            Step::BlindPass(id) => self.pass(&mut next, id, false),
-            Step::Beat(id) => next.send(id, Request::Beat),
+            Step::Pass(id) => self.pass(&mut next, id, Sees::Store),
+            Step::PassHeard(id) => self.pass(&mut next, id, Sees::StoreAndMembers),
+            Step::BlindPass(id) => self.pass(&mut next, id, Sees::Nothing),
+            Step::Beat(id) => self.beat(&mut next, id),
             Step::Arrive(id) => self.arrive(&mut next, id),
             Step::ArriveLate(id) => {
-                let request = next.nodes[usize::from(id)].late.take()?;
-                self.write(&mut next, id, request);
+                let sent = next.nodes[usize::from(id)].late.take()?;
+                self.write(&mut next, id, sent);
             }
             Step::Answer(id) => self.answer(&mut next, id),
             Step::GiveUp(id) => next.give_up(id),
@@ -215,8 +274,16 @@ impl Model for Lease {
                 next.node(id).stop();
                 next.release(id);
             }
+            Step::Pause => {
+                next.pauses -= 1;
+                next.pause = !next.pause;
+            }
+            Step::SetTtl => {
+                next.ttls -= 1;
+                next.ttl = TTL + TTL_LONG - next.ttl;
+            }
         }
-        next.forget_who_is_who();
+        next.forget_who_is_who(|request| self.waits_though_over(request));
         (next != *world).then_some(next)
     }
 
@@ -233,12 +300,25 @@ impl Model for Lease {
     }
 }
 
+/// What a pass learns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sees {
+    Nothing,
+    Store,
+    StoreAndMembers,
+}
+
 impl Lease {
     fn is(&self, fault: Fault) -> bool {
         self.fault == fault
     }
 
+    fn timing(ttl: u8) -> Timing {
+        Timing { tick_ms: TICK_MS, ttl }
+    }
+
     fn tick(&self, world: &mut World, slow: Option<Id>) {
+        let ttl = world.position.ttl;
         world.steady = world.steady.saturating_sub(1);
         if slow.is_some() {
             world.drifts -= 1;
@@ -247,11 +327,13 @@ impl Lease {
         for id in nodes().filter(|id| Some(*id) != slow) {
             let node = world.node(id);
             node.held = node.held.saturating_sub(1);
-            node.age = (node.age + 1).min(TTL);
+            node.age = (node.age + 1).min(ttl);
             if let Some(call) = &mut node.call {
-                call.age = (call.age + 1).min(HOLD);
+                call.age = (call.age + 1).min(call.sent.counted - 2);
             }
-            if node.pg == Pg::Primary && !self.is(Fault::DeadlineInPasses) {
+            if node.guard == LIFTED {
+                self.note_if(node.held == 0, 8);
+            } else if node.pg == Pg::Primary && !self.is(Fault::DeadlineInPasses) {
                 node.guard = node.guard.saturating_sub(1);
                 if node.guard == 0 && !node.frozen {
                     // `Guard::step` in guard/watch.rs.
@@ -262,156 +344,18 @@ impl Lease {
         }
     }
 
+    fn note_if(&self, so: bool, what: usize) {
+        if so {
+            self.reached.note(what);
+        }
+    }
+
     fn thaw(&self, world: &mut World, id: Id) {
         let node = world.node(id);
         node.frozen = false;
         if node.pg == Pg::Primary && node.guard <= STOP && !self.is(Fault::SessionsBeforeGuard) {
             node.stop();
             self.reached.note(6);
-        }
-    }
-
-    /// One pass of the loop: `pass` in run.rs.
-    fn pass(&self, world: &mut World, id: Id, reads: bool) {
-        let choice = Choice::of(&self.view(world, id, reads));
-        let node = world.node(id);
-        if node.pg == Pg::Primary && self.is(Fault::DeadlineInPasses) {
-            node.guard = node.guard.saturating_sub(1);
-        }
-        for effect in choice.iter() {
-            self.carry_out(world, id, effect, reads);
-        }
-    }
-
-    fn view(&self, world: &World, id: Id, reads: bool) -> View {
-        let node = &world.nodes[usize::from(id)];
-        let (wal, names) = (Wal::default(), crate::view::Names::default());
-        let follows = world.leader.filter(|leader| *leader != id);
-        let beat = Beat { leader: world.beat.0, released: world.beat.1, ttl: TTL };
-        let store = Store {
-            leader: world.leader,
-            beat: (!self.is(Fault::NoObserverWait)).then_some(beat),
-            beat_age: node.age,
-            members: Set(0b111),
-            ..Store::default()
-        };
-        View {
-            me: id,
-            mode: Mode::Async,
-            count: 1,
-            held: node.held,
-            store: reads.then_some(store),
-            server: match node.pg {
-                Pg::Standby => Server::Standby { wal, names, follows, streams: false },
-                Pg::Primary => Server::Primary { wal, names, flushed: [None; NODES] },
-                Pg::Down { primary } => Server::Down { primary, wal },
-            },
-            names_set_at: None,
-            sync_unsure: false,
-            poll: Some([Answer::Silent; NODES]),
-            source: Some(wal),
-            start_failed: false,
-        }
-    }
-
-    fn carry_out(&self, world: &mut World, id: Id, effect: Effect, reads: bool) {
-        let node = world.node(id);
-        match effect {
-            // The keeper does one thing after the other; what waits for its turn is decided anew.
-            Effect::Acquire | Effect::Release if node.call.is_some() => {}
-            Effect::Acquire => world.send(id, Request::Acquire { unchanged: true }),
-            Effect::Release => world.release(id),
-            Effect::Promote | Effect::StartPrimary => {
-                // `promote` and `start_primary` in jobs: armed first, with the lease's end.
-                node.pg = Pg::Primary;
-                node.guard = self.guard_deadline(node.held);
-                self.reached.note(if effect == Effect::Promote { 0 } else { 7 });
-            }
-            Effect::Demote { release, .. } => {
-                node.stop();
-                if !reads {
-                    self.reached.note(3);
-                }
-                if release && node.call.is_none() {
-                    world.release(id);
-                }
-            }
-            Effect::StartStandby(_) => node.pg = Pg::Standby,
-            Effect::Follow(_) => {}
-            Effect::Rewind(_)
-            | Effect::WriteSync(_)
-            | Effect::DeleteSync
-            | Effect::SetNames(_)
-            | Effect::ClearFailover => unreachable!("asynchronous and one timeline: {effect:?}"),
-        }
-    }
-
-    fn guard_deadline(&self, held: u8) -> u8 {
-        let beyond = if self.is(Fault::GuardAboveTtl) { TTL - HOLD + 1 } else { 0 };
-        held + STOP + beyond
-    }
-
-    fn arrive(&self, world: &mut World, id: Id) {
-        let Some(mut call) = world.node(id).call else { return };
-        let written = self.write(world, id, call.request);
-        call.done = Some((written, written));
-        world.node(id).call = Some(call);
-        if call.request != Request::Beat {
-            // Its answer counts from when it was sent: a later one gives less.
-            self.answer(world, id);
-        }
-    }
-
-    /// One transaction: its conditions and its writes.
-    fn write(&self, world: &mut World, id: Id, request: Request) -> bool {
-        let (free, mine) = (world.leader.is_none(), world.leader == Some(id));
-        let may = match request {
-            Request::Beat => mine,
-            Request::Acquire { unchanged } => {
-                if free && !unchanged {
-                    self.reached.note(4);
-                }
-                mine || free && (unchanged || self.is(Fault::TakenUnseen))
-            }
-            Request::PutBack { unchanged } => free && unchanged,
-            Request::Release { unchanged } => {
-                if mine && !unchanged {
-                    self.reached.note(5);
-                }
-                mine && (unchanged || self.is(Fault::ReleasedUnseen))
-            }
-        };
-        if may {
-            let released = matches!(request, Request::Release { .. });
-            world.leader = (!released).then_some(id);
-            world.write_position(id, released);
-        }
-        may
-    }
-
-    fn answer(&self, world: &mut World, id: Id) {
-        let node = world.node(id);
-        let Some(Call { request, age, done: Some((written, current)) }) = node.call.take() else {
-            return;
-        };
-        let age = if self.is(Fault::CountedFromTheAnswer) { 0 } else { age };
-        match (request, written) {
-            (Request::Release { .. }, _) | (Request::Acquire { .. }, false) => {}
-            (Request::Beat, false) if node.last != Last::None => {
-                // `put_back`: it counts from when the beat was sent.
-                let request = Request::PutBack { unchanged: node.last == Last::Current };
-                node.call = Some(Call { request, age, done: None });
-            }
-            (Request::Beat | Request::PutBack { .. }, false) => {
-                (node.held, node.last) = (0, Last::None);
-            }
-            (Request::Beat | Request::Acquire { .. } | Request::PutBack { .. }, true) => {
-                if matches!(request, Request::PutBack { .. }) {
-                    self.reached.note(1);
-                }
-                let left = HOLD.saturating_sub(age);
-                node.hold(left, current, self.guard_deadline(left));
-            }
         }
     }
 }

@@ -122,6 +122,7 @@ impl Make {
             bin_dir: self.bin_dir.clone(),
             user: self.user.clone(),
             agent: None,
+            agents: std::collections::BTreeMap::new(),
             namespaces: None,
         }
     }

@@ -42,13 +42,18 @@ fn config() -> impl Strategy<Value = Dynamic> {
     let flag = || prop::bool::weighted(0.25);
     let off = || serde_json::Value::Bool(false);
     let sync = select(vec![off(), off(), off(), true.into(), "quorum".into()]);
-    (sync, flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15), removal()).prop_map(
-        |(sync, strict, standby, check_timeline, rewind, pause, (after_failure, diverged))| {
+    let lost = (prop::bool::weighted(0.4), prop::bool::weighted(0.1));
+    let flags = (flag(), flag(), flag(), any::<bool>(), prop::bool::weighted(0.15));
+    (sync, flags, removal(), lost).prop_map(
+        |(sync, flags, (after_failure, diverged), (lost, failsafe))| {
+            let (strict, standby, check_timeline, rewind, pause) = flags;
             let mut json = serde_json::json!({
                 "synchronous_mode": sync,
                 "synchronous_mode_strict": strict,
                 "check_timeline": check_timeline,
                 "pause": pause,
+                "failsafe_mode": failsafe,
+                "primary_lost_timeout": if lost { 5 } else { 0 },
                 "slots": {"dc2": {"type": "physical"}},
                 "postgresql": {
                     "use_pg_rewind": rewind,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The release that is measured, with a driver for etcd v3 and one for PostgreSQL.
+/// The release that the agents are compared with, with a driver for etcd v3 and one for PostgreSQL.
 const PACKAGE: &str = "patroni[etcd3,psycopg3]==4.1.*";
 /// Debian's interpreter comes first: the user that runs the lab must be able to reach it.
 const INTERPRETERS: [&str; 2] = ["/usr/bin/python3", "python3"];
@@ -40,7 +40,10 @@ pub fn install() -> Result<PathBuf, String> {
 }
 
 /// Runs a program to its end; a person sits before it and can interrupt it.
-pub(crate) fn run(command: &mut Command) -> Result<String, String> {
+///
+/// # Errors
+/// Its command line and what it said.
+pub fn run(command: &mut Command) -> Result<String, String> {
     let line = format!("{command:?}");
     let output = command.output().map_err(|error| format!("{line}: {error}"))?;
     if output.status.success() {

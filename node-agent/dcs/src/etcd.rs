@@ -4,7 +4,7 @@
 use super::{Answer, Change, Changes, Compare, Dcs, DcsError, RawCluster, RawKey, Write};
 use etcd_client::{
     Client, Compare as EtcdCompare, CompareOp, ConnectOptions, Error as EtcdError, EventType,
-    GetOptions, PutOptions, Txn, TxnOp, WatchOptions, WatchStream,
+    GetOptions, KeyValue, PutOptions, Txn, TxnOp, WatchOptions, WatchStream,
 };
 use node_agent_wire::Revision;
 use std::pin::Pin;
@@ -38,6 +38,7 @@ pub struct Etcd {
     endpoints: Vec<Endpoint>,
     login: Login,
     current: AtomicUsize,
+    one_round: bool,
 }
 
 impl Etcd {
@@ -48,11 +49,15 @@ impl Etcd {
             .iter()
             .map(|e| Endpoint { address: e.clone(), client: Mutex::new(None) })
             .collect();
-        Self { endpoints, login, current: AtomicUsize::new(0) }
+        Self { endpoints, login, current: AtomicUsize::new(0), one_round: false }
     }
 
-    fn names(&self) -> String {
-        self.endpoints.iter().map(|e| e.address.as_str()).collect::<Vec<_>>().join(", ")
+    /// Asks each endpoint once a call, in place of round after round until the deadline: for a
+    /// command, which tells somebody at once that nothing answers.
+    #[must_use]
+    pub fn in_one_round(mut self) -> Self {
+        self.one_round = true;
+        self
     }
 
     async fn client(&self, endpoint: &Endpoint) -> Result<Client, EtcdError> {
@@ -75,6 +80,18 @@ impl Etcd {
         Ok(client)
     }
 
+    /// One key, by a linearizable read.
+    ///
+    /// # Errors
+    /// As those of [`Dcs`].
+    pub async fn get(&self, key: &str, deadline: Duration) -> Result<Option<RawKey>, DcsError> {
+        self.call("reading a key", deadline, move |mut client| {
+            let key = key.to_owned();
+            Box::pin(async move { Ok(client.get(key, None).await?.kvs().first().map(raw)) })
+        })
+        .await
+    }
+
     /// Runs `call` on the endpoint that answered last, then on the others, round after round,
     /// until one answers or the deadline passes.
     async fn call<T, F>(
@@ -89,15 +106,15 @@ impl Etcd {
         let begun = Instant::now();
         let count = self.endpoints.len().max(1);
         let share = (deadline / u32::try_from(count).unwrap_or(1)).max(ATTEMPT_MIN);
-        let mut last = "no endpoint is configured".to_owned();
+        let mut last = vec!["no endpoint is configured".to_owned()];
         while !self.endpoints.is_empty() {
             let start = self.current.load(Ordering::Relaxed);
-            for offset in 0..count {
+            let mut failed = Vec::new();
+            for index in (start..start + count).map(|index| index % count) {
                 let left = deadline.saturating_sub(begun.elapsed());
                 if left.is_zero() {
                     break;
                 }
-                let index = (start + offset) % count;
                 let endpoint = &self.endpoints[index];
                 let attempt = async {
                     let client = self.client(endpoint).await?;
@@ -113,19 +130,21 @@ impl Etcd {
                             self.current.store(index, Ordering::Relaxed);
                             return Err(refused);
                         }
-                        last = format!("{}: {}", endpoint.address, cause(&error));
+                        failed.push(format!("{}: {}", endpoint.address, cause(&error)));
                         *endpoint.client.lock().await = None;
                     }
-                    Err(_) => last = format!("{}: no answer", endpoint.address),
+                    Err(_) => failed.push(format!("{}: no answer", endpoint.address)),
                 }
             }
-            if begun.elapsed() + ROUND_PAUSE >= deadline {
+            if !failed.is_empty() {
+                last = failed;
+            }
+            if self.one_round || begun.elapsed() + ROUND_PAUSE >= deadline {
                 break;
             }
             tokio::time::sleep(ROUND_PAUSE).await;
         }
-        let waited = begun.elapsed();
-        Err(DcsError::Unavailable { what, endpoints: self.names(), waited, last })
+        Err(DcsError::Unavailable { what, waited: begun.elapsed(), last })
     }
 }
 
@@ -198,6 +217,10 @@ fn operations(writes: &[Write]) -> Vec<TxnOp> {
         .collect()
 }
 
+fn raw(kv: &KeyValue) -> RawKey {
+    RawKey { value: kv.value().to_vec(), revision: Revision(kv.mod_revision()), lease: kv.lease() }
+}
+
 impl Dcs for Etcd {
     fn read<'a>(&'a self, prefix: &'a str, deadline: Duration) -> Answer<'a, RawCluster> {
         Box::pin(self.call("reading the cluster", deadline, move |mut client| {
@@ -208,14 +231,7 @@ impl Dcs for Etcd {
                 let keys = answer
                     .kvs()
                     .iter()
-                    .map(|kv| {
-                        let raw = RawKey {
-                            value: kv.value().to_vec(),
-                            revision: Revision(kv.mod_revision()),
-                            lease: kv.lease(),
-                        };
-                        (String::from_utf8_lossy(kv.key()).into_owned(), raw)
-                    })
+                    .map(|kv| (String::from_utf8_lossy(kv.key()).into_owned(), raw(kv)))
                     .collect();
                 Ok(RawCluster { revision, keys })
             })
@@ -314,5 +330,48 @@ impl Changes for EtcdChanges {
                 })
                 .collect())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// An endpoint that takes connections and says nothing, and one that takes none.
+    async fn silent_and_closed() -> (TcpListener, Vec<String>) {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let both = [&silent, &closed].map(|l| l.local_addr().unwrap().to_string());
+        (silent, both.to_vec())
+    }
+
+    #[tokio::test]
+    async fn what_does_not_answer_is_named_endpoint_by_endpoint() {
+        let (_silent, endpoints) = silent_and_closed().await;
+        let etcd = Etcd::new(&endpoints, Login::default()).in_one_round();
+        let failed = etcd.get("/service/a/leader", Duration::from_millis(600)).await;
+        let Err(DcsError::Unavailable { last, .. }) = failed else { panic!("{failed:?}") };
+        assert_eq!(last.len(), 2, "{last:?}");
+        assert_eq!(last[0], format!("{}: no answer", endpoints[0]));
+        assert!(last[1].starts_with(&endpoints[1]), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn one_round_does_not_use_up_the_deadline() {
+        let (silent, endpoints) = silent_and_closed().await;
+        drop(silent);
+        let begun = Instant::now();
+        let etcd = Etcd::new(&endpoints, Login::default()).in_one_round();
+        let deadline = Duration::from_secs(60);
+        assert!(etcd.version(deadline).await.is_err());
+        assert!(begun.elapsed() < deadline, "every endpoint refused, and it went on asking");
+    }
+
+    #[tokio::test]
+    async fn without_endpoints_the_error_says_so() {
+        let failed = Etcd::new(&[], Login::default()).version(Duration::from_secs(60)).await;
+        let told = failed.unwrap_err().to_string();
+        assert!(told.contains("no endpoint is configured"), "{told}");
     }
 }

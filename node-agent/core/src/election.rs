@@ -303,7 +303,7 @@ fn only_witness<'a>(observed: &Observed, cluster: &'a Cluster) -> Option<&'a Mem
 
 /// Every other member: those of the DCS, and those that were there lately. Whoever of them may not
 /// be elected may still know of a primary that lives.
-fn ask_whom(observed: &Observed, cluster: &Cluster) -> BTreeSet<MemberName> {
+pub(crate) fn ask_whom(observed: &Observed, cluster: &Cluster) -> BTreeSet<MemberName> {
     cluster
         .members
         .keys()

@@ -28,7 +28,8 @@ fn left<'a>(observed: &Observed, cluster: &'a Cluster) -> Option<(&'a MemberName
         return None;
     }
     let standby = matches!(&observed.postgres, Postgres::Running(r) if r.in_recovery);
-    if !standby || observed.job.is_some() {
+    // With a lease of its own left over, an absent key would pass for this node's.
+    if !standby || observed.job.is_some() || observed.holds_lease() {
         return None;
     }
     let seen = observed.observer.beat_seen_at.unwrap_or(observed.started_at);

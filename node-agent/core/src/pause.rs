@@ -152,6 +152,14 @@ pub(crate) fn take_key(observed: &Observed, cluster: &Cluster) -> Option<Decisio
     if let Some(why) = standing::live_primary(&observed.me.name, &poll.answers) {
         return Some(paused(observed, &format!("{why}, too: stop one of the two")));
     }
+    // The members were asked before this node was looked at: none that follows it can be ahead.
+    let asked = election::ask_whom(observed, cluster);
+    if let Some(why) = standing::has_more(cluster, running, &asked, &poll.answers) {
+        let why = format!("{why}: one of the two has the wrong data; find out which");
+        let wait = paused(observed, &format!("a primary without the leader key, and {why}"));
+        let wake = Wake { after: ASK_PAUSE, reason: "the members' answers" };
+        return Some(Decision { wake, ..wait.tend(Tend::AskPeers) });
+    }
     if let Some(why) = standing::votes_missing(observed, cluster, running, &poll.answers) {
         let why = format!("a primary without the votes that /sync asks for: {why}");
         let wait = paused(observed, &format!("{why}; delete /sync to let it lead all the same"));

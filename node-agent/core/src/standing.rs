@@ -39,24 +39,44 @@ pub(crate) fn better(
     asked: &BTreeSet<MemberName>,
     answers: &Answers,
 ) -> Option<String> {
+    rivals(cluster, asked, answers).find_map(|(name, standing)| match against(standing, running) {
+        Ordering::Greater => Some(ahead(name, standing, running)),
+        // One that has lost its key, and so perhaps the DCS, is not waited for.
+        Ordering::Equal if cluster.members.contains_key(name) => {
+            let (theirs, own) = (standing.failover_priority, observed.me.failover_priority);
+            (theirs > own).then(|| {
+                format!("{name} has as much WAL and failover_priority {theirs}, not {own}")
+            })
+        }
+        Ordering::Equal | Ordering::Less => None,
+    })
+}
+
+/// A member that may lead has more WAL than this node, whatever its priority.
+pub(crate) fn has_more(
+    cluster: &Cluster,
+    running: &Running,
+    asked: &BTreeSet<MemberName>,
+    answers: &Answers,
+) -> Option<String> {
+    rivals(cluster, asked, answers)
+        .find(|(_, standing)| against(standing, running) == Ordering::Greater)
+        .map(|(name, standing)| ahead(name, standing, running))
+}
+
+/// The members whose WAL counts in an election.
+fn rivals<'a>(
+    cluster: &'a Cluster,
+    asked: &'a BTreeSet<MemberName>,
+    answers: &'a Answers,
+) -> impl Iterator<Item = (&'a MemberName, &'a Standing)> {
     let sync = &cluster.sync.value;
-    let counts = |name: &MemberName| {
-        !sync.active() || (sync.covers(name) && sync.leader.as_ref() != Some(name))
-    };
     answered(answers)
-        .filter(|(name, _)| asked.contains(*name) && counts(name))
-        .filter(|(_, standing)| !standing.nofailover && !standing.watchdog_failed)
-        .find_map(|(name, standing)| match against(standing, running) {
-            Ordering::Greater => Some(ahead(name, standing, running)),
-            // One that has lost its key, and so perhaps the DCS, is not waited for.
-            Ordering::Equal if cluster.members.contains_key(name) => {
-                let (theirs, own) = (standing.failover_priority, observed.me.failover_priority);
-                (theirs > own).then(|| {
-                    format!("{name} has as much WAL and failover_priority {theirs}, not {own}")
-                })
-            }
-            Ordering::Equal | Ordering::Less => None,
+        .filter(|(name, _)| asked.contains(*name))
+        .filter(|(name, _)| {
+            !sync.active() || (sync.covers(name) && sync.leader.as_ref() != Some(*name))
         })
+        .filter(|(_, standing)| !standing.nofailover && !standing.watchdog_failed)
 }
 
 /// More WAL of an older timeline is less: the cluster has gone on from another point.

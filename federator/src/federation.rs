@@ -88,6 +88,7 @@ impl Federation {
                     namespace: entry.namespace.clone(),
                     etcd: entry.etcd.clone(),
                     slot: entry.slot.clone(),
+                    follows: entry.follows.clone(),
                 };
                 (dc.clone(), site)
             })

@@ -143,10 +143,11 @@ fn lag(lag: &Lag) -> String {
     format!("{} / {span}{age}", bytes(lag.bytes))
 }
 
-fn cells(row: &DcRow) -> [String; 9] {
+fn cells(row: &DcRow) -> [String; 10] {
     [
         row.dc.to_string(),
         row.role.as_str().to_owned(),
+        row.source.as_ref().map_or("-".into(), ToString::to_string),
         row.epoch.map_or("-".into(), |epoch| epoch.to_string()),
         row.leader.clone().unwrap_or_else(|| "-".into()),
         row.state.clone(),
@@ -164,7 +165,9 @@ pub fn status(report: &StatusReport) -> String {
     table
         .load_style(presets::UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(["DC", "Role", "Epoch", "Leader", "State", "Lag", "Sync", "Slots", "Fence"]);
+        .set_header([
+            "DC", "Role", "Follows", "Epoch", "Leader", "State", "Lag", "Sync", "Slots", "Fence",
+        ]);
     for row in &report.datacenters {
         table.add_row(cells(row));
     }

@@ -106,8 +106,10 @@ pub struct Datacenter {
     pub namespace: String,
     /// etcd's client endpoints.
     pub etcd: Vec<String>,
-    /// The slot that it uses on the primary datacenter.
+    /// The slot that it uses on the datacenter that it follows.
     pub slot: SlotName,
+    /// In a cascade, the standby datacenter that it follows.
+    pub follows: Option<DcName>,
 }
 
 /// The settings.
@@ -143,6 +145,7 @@ struct RawDatacenter {
     #[serde(default = "default_namespace")]
     namespace: String,
     etcd: Vec<String>,
+    follows: Option<String>,
 }
 
 fn default_namespace() -> String {
@@ -173,7 +176,7 @@ const LOGIN: &[&str] = &["username", "password_file", "password_env"];
 /// What may stand where; `*` is any name.
 const KNOWN: [(&str, &[&str]); 8] = [
     ("", &["federation", "datacenters", "credentials", "policies", "tls"]),
-    ("datacenters.*", &["scope", "namespace", "etcd"]),
+    ("datacenters.*", &["scope", "namespace", "etcd", "follows"]),
     ("credentials", &["superuser", "replication"]),
     ("credentials.superuser", LOGIN),
     ("credentials.replication", LOGIN),
@@ -277,9 +280,12 @@ impl Settings {
                 return Err(at(&format!("{path}.etcd"), why.into()));
             }
             let slot = SlotName::from_name(&dc);
-            let RawDatacenter { scope, namespace, etcd } = entry;
-            datacenters.insert(DcName::new(dc), Datacenter { scope, namespace, etcd, slot });
+            let RawDatacenter { scope, namespace, etcd, follows } = entry;
+            let follows = follows.map(DcName::new);
+            let entry = Datacenter { scope, namespace, etcd, slot, follows };
+            datacenters.insert(DcName::new(dc), entry);
         }
+        circles(&datacenters).map_err(|(dc, why)| at(&format!("datacenters.{dc}.follows"), why))?;
         if datacenters.is_empty() {
             return Err(at("datacenters", "at least one datacenter is expected".into()));
         }
@@ -296,6 +302,28 @@ impl Settings {
             tls: raw.tls,
         })
     }
+}
+
+/// Whoever follows a datacenter names one of the settings, and no chain comes back.
+fn circles(datacenters: &BTreeMap<DcName, Datacenter>) -> Result<(), (DcName, String)> {
+    let wish = |dc: &DcName| datacenters.get(dc).and_then(|entry| entry.follows.as_ref());
+    for dc in datacenters.keys() {
+        let Some(first) = wish(dc) else { continue };
+        if !datacenters.contains_key(first) {
+            return Err((dc.clone(), format!("there is no datacenter \"{first}\"")));
+        }
+        let mut at = dc;
+        for _ in 0..datacenters.len() {
+            match wish(at) {
+                None => break,
+                Some(next) if next == dc => {
+                    return Err((dc.clone(), format!("the chain from {dc} comes back to it")));
+                }
+                Some(next) => at = next,
+            }
+        }
+    }
+    Ok(())
 }
 
 fn unknown_keys(file: &Path, value: &Value) -> Result<(), SettingsError> {

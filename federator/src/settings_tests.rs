@@ -38,6 +38,8 @@ fn refuses_with_the_place() {
         (", password_env: SUPER", "", "credentials.superuser: exactly one of"),
         ("password_env: SUPER", "password_env: NOPE", "the variable NOPE is not set"),
         ("password_env: SUPER", "password_file: /does/not/exist", "/does/not/exist"),
+        ("\"b:2379\"]", "\"b:2379\"], follows: dc3", "there is no datacenter \"dc3\""),
+        ("\"b:2379\"]", "\"b:2379\"], follows: dc.2", "the chain from dc.2 comes back"),
         ("2m", "soon", "policies.cold_start_after: \"soon\" is not a duration"),
         ("1MB", "much", "policies.switchover_lag_max: \"much\" is not a number of bytes"),
         ("[\"127.20.1.1:2379\"]", "[]", "datacenters.dc1.etcd: at least one endpoint"),

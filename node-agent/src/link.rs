@@ -3,10 +3,13 @@
 
 use crate::clock;
 use crate::dcs::etcd::{Etcd, Login};
-use crate::dcs::{Dcs, DcsError};
+use crate::dcs::{Dcs, DcsError, cluster};
+use node_agent_core::abroad::Abroad;
 use node_agent_core::time::{Boot, Fact};
+use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{DcEntry, FederationRecord};
 use node_agent_wire::keys::{ClusterPath, Leaf};
+use node_agent_wire::member::Member;
 use node_agent_wire::position::{Position, PrimarySeen};
 use node_agent_wire::{DcName, Epoch};
 use std::collections::BTreeMap;
@@ -25,6 +28,14 @@ pub struct Seen {
     pub record: Fact<FederationRecord>,
     /// Its leader's position, with our wall clock at the read.
     pub position: Option<(Position, i64)>,
+    /// What else was there.
+    pub abroad: Abroad,
+}
+
+/// One look that got an answer.
+struct Look {
+    record: Option<FederationRecord>,
+    abroad: Abroad,
 }
 
 type Table = Arc<Mutex<BTreeMap<DcName, Seen>>>;
@@ -74,8 +85,11 @@ impl Links {
     }
 
     fn begin(&mut self, dc: DcName, entry: DcEntry, period: Duration) {
-        let unknown =
-            Seen { record: Fact::Unknown { since: clock::boot(), tried: false }, position: None };
+        let unknown = Seen {
+            record: Fact::Unknown { since: clock::boot(), tried: false },
+            position: None,
+            abroad: Abroad::default(),
+        };
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(dc.clone(), unknown);
         let task = tokio::spawn(look_on(
             dc.clone(),
@@ -105,6 +119,13 @@ impl Links {
     pub fn records(&self) -> BTreeMap<DcName, Fact<FederationRecord>> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.iter().map(|(dc, s)| (dc.clone(), s.record.clone())).collect()
+    }
+
+    /// What else was seen of each, at the last look that got an answer.
+    #[must_use]
+    pub fn abroad(&self) -> BTreeMap<DcName, Abroad> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().map(|(dc, s)| (dc.clone(), s.abroad.clone())).collect()
     }
 
     /// The last look at the primary datacenter's position, for the loss estimate.
@@ -152,36 +173,33 @@ async fn look_on(
     }
 }
 
-async fn look(
-    dcs: &Etcd,
-    path: &ClusterPath,
-) -> Result<(Option<FederationRecord>, Option<Position>), DcsError> {
+async fn look(dcs: &Etcd, path: &ClusterPath) -> Result<Look, DcsError> {
     let raw = dcs.read(path.prefix(), LOOK_MAX).await?;
-    let value = |leaf: Leaf<'_>| raw.keys.get(&path.key(leaf)).map(|k| k.value.as_slice());
-    let record = value(Leaf::Federation).and_then(|v| serde_json::from_slice(v).ok());
-    let position = value(Leaf::Position).and_then(|v| serde_json::from_slice(v).ok());
-    Ok((record, position))
+    let record = raw.keys.get(&path.key(Leaf::Federation));
+    let record = record.and_then(|key| serde_json::from_slice(&key.value).ok());
+    let cluster = cluster::read(path, &raw, &Dynamic::default());
+    let mut members: Vec<&Member> = cluster.members.values().collect();
+    members.sort_by_key(|member| Some(&member.name) != cluster.leader.as_ref());
+    let hosts = members.into_iter().filter_map(Member::postgres_address).collect();
+    let (slots, position) = (cluster.status.slots, cluster.position);
+    Ok(Look { record, abroad: Abroad { hosts, slots, position } })
 }
 
 /// Takes a look into the table; whether the record's fact changed. A later epoch, or another claim
 /// on this one, that was seen once stays known while its datacenter is out of reach: epochs never
 /// go back.
-fn note(
-    seen: &mut Seen,
-    look: Result<(Option<FederationRecord>, Option<Position>), DcsError>,
-    begun: Boot,
-    own: &(Epoch, DcName),
-) -> bool {
+fn note(seen: &mut Seen, look: Result<Look, DcsError>, begun: Boot, own: &(Epoch, DcName)) -> bool {
     match look {
-        Ok((Some(record), position)) => {
+        Ok(Look { record: Some(record), abroad }) => {
             let changed = seen.record.known() != Some(&record);
             seen.record = Fact::Known { value: record, at: begun };
-            if let Some(position) = position {
+            if let Some(position) = abroad.position.clone() {
                 seen.position = Some((position, clock::wall_us()));
             }
+            seen.abroad = abroad;
             changed
         }
-        Ok((None, _)) | Err(_) => match &seen.record {
+        Ok(Look { record: None, .. }) | Err(_) => match &seen.record {
             Fact::Known { value, .. }
                 if value.epoch > own.0 || (value.epoch == own.0 && value.primary != own.1) =>
             {

@@ -269,6 +269,7 @@ pub async fn observe(
         poll: memory.poll.clone(),
         members_seen: memory.members.iter().map(|(n, (_, at))| (n.clone(), *at)).collect(),
         peers,
+        abroad: sources.links.abroad(),
         job: sources.job,
         start_failures: memory.start_failures,
         stopped_by_us: memory.stopped_by_us,

@@ -1,5 +1,7 @@
 //! Changes of a datacenter's dynamic configuration, as pure functions on the `config` key.
 
+pub use node_agent_wire::dynamic::as_standby_of;
+
 use node_agent_wire::SlotName;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
@@ -21,36 +23,6 @@ pub fn with_slots(config: &Map<String, Value>, slots: &BTreeSet<SlotName>) -> Ma
         }
     }
     next
-}
-
-/// As a standby cluster of the given hosts. Other keys of an existing section stay.
-#[must_use]
-pub fn as_standby_of(
-    config: &Map<String, Value>,
-    hosts: &[(String, u16)],
-    own_slot: &SlotName,
-) -> Map<String, Value> {
-    let mut next = config.clone();
-    let mut section = match next.get("standby_cluster") {
-        Some(Value::Object(there)) => there.clone(),
-        Some(_) | None => Map::new(),
-    };
-    let names: Vec<&str> = hosts.iter().map(|(host, _)| host.as_str()).collect();
-    section.insert("host".into(), names.join(",").into());
-    section.insert("port".into(), ports(hosts));
-    section.insert("primary_slot_name".into(), own_slot.to_string().into());
-    next.insert("standby_cluster".into(), Value::Object(section));
-    next
-}
-
-/// One number when all are equal, else a list with commas between.
-fn ports(hosts: &[(String, u16)]) -> Value {
-    let distinct: BTreeSet<u16> = hosts.iter().map(|(_, port)| *port).collect();
-    if let (1, Some(port)) = (distinct.len(), distinct.first()) {
-        return Value::from(*port);
-    }
-    let list: Vec<String> = hosts.iter().map(|(_, port)| port.to_string()).collect();
-    Value::from(list.join(","))
 }
 
 /// No longer a standby cluster.

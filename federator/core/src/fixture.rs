@@ -17,6 +17,7 @@ pub(crate) fn record(dc: &str, epoch: u64, primary: &str) -> FederationRecord {
         namespace: "/service".into(),
         etcd: vec![format!("{dc}:2379")],
         isolation: node_agent_wire::federation::Isolation::Manual,
+        follows: None,
         slot: SlotName::from_name(dc),
         nodes: BTreeMap::new(),
     };
@@ -149,6 +150,7 @@ pub(crate) fn inventory() -> Inventory {
         namespace: "/service".into(),
         etcd: vec![format!("{dc}:2379")],
         slot: SlotName::from_name(dc),
+        follows: None,
     };
     let slots = |other: &str| json!({other: {"type": "physical"}});
     let standby = json!({"slots": slots("dc1"), "standby_cluster": {
@@ -163,6 +165,32 @@ pub(crate) fn inventory() -> Inventory {
         ]
         .into(),
     }
+}
+
+/// The same with dc3, which streams from dc1 as well.
+pub(crate) fn three() -> Inventory {
+    let mut inventory = inventory();
+    let dc3 = DcName::from("dc3");
+    let mut site = inventory.sites[&DcName::from("dc2")].clone();
+    site.slot = SlotName::from_name("dc3");
+    inventory.sites.insert(dc3.clone(), site);
+    let standby = json!({"slots": {"dc1": {"type": "physical"}, "dc2": {"type": "physical"}},
+        "standby_cluster": {"host": "dc1", "port": 5432, "primary_slot_name": "dc3"}});
+    inventory.dcs.insert(dc3.clone(), Fact::Known(datacenter("dc3", false, &standby)));
+    let entry = record("dc3", 1, "dc1").members[&DcName::from("dc2")].clone();
+    let entry = DcEntry { slot: SlotName::from_name("dc3"), ..entry };
+    for dc in ["dc1", "dc2", "dc3"] {
+        record_mut(&mut inventory, dc).members.insert(dc3.clone(), entry.clone());
+        for slot in ["dc1", "dc2", "dc3"].into_iter().filter(|slot| *slot != dc) {
+            let there = SlotView { active: true, wal_status: "reserved".into() };
+            node_mut(&mut inventory, dc).slots.insert(slot.into(), there);
+        }
+    }
+    let config = &mut view(&mut inventory, "dc1").config.as_mut().unwrap().value;
+    config["slots"]["dc3"] = json!({"type": "physical"});
+    let config = &mut view(&mut inventory, "dc2").config.as_mut().unwrap().value;
+    config["slots"]["dc3"] = json!({"type": "physical"});
+    inventory
 }
 
 /// One datacenter of it, to change something.

@@ -53,8 +53,11 @@ pub struct Site {
     pub namespace: String,
     /// Its etcd's client endpoints.
     pub etcd: Vec<String>,
-    /// The slot that it uses on the primary datacenter.
+    /// The slot that it uses on the datacenter that it follows.
     pub slot: SlotName,
+    /// The standby datacenter that it is to follow, in a cascade.
+    #[serde(default)]
+    pub follows: Option<DcName>,
 }
 
 /// A slot on one node.
@@ -327,6 +330,7 @@ impl Inventory {
                     etcd: site.etcd.clone(),
                     isolation: before.map(|b| b.isolation).unwrap_or_default(),
                     slot: site.slot.clone(),
+                    follows: site.follows.clone(),
                     nodes,
                 };
                 (dc.clone(), entry)

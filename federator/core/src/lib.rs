@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod guards;
 pub mod history;
 pub mod inventory;
+pub mod links;
 pub mod loss;
 pub mod plan;
 pub mod planner;

@@ -180,6 +180,18 @@ impl Plan {
         list
     }
 
+    /// The datacenters that it makes standbys: new ones, or a returned one.
+    #[must_use]
+    pub fn new_standbys(&self) -> BTreeSet<DcName> {
+        match self.kind {
+            OperationKind::Setup => self.followers.clone(),
+            OperationKind::Rejoin => BTreeSet::from([self.to.clone()]),
+            OperationKind::Switchover | OperationKind::Promotion | OperationKind::Fence => {
+                BTreeSet::new()
+            }
+        }
+    }
+
     /// The operation as it goes into the records.
     #[must_use]
     pub fn operation(&self) -> Operation {

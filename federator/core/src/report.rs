@@ -1,6 +1,7 @@
 //! What `status` prints, as data: pure, stable as JSON.
 
 use crate::inventory::{DcView, Fact, Inventory};
+use crate::links;
 use crate::resume::open_operations;
 use crate::topology::{self, DcRole, Problem};
 use node_agent_wire::member::Role;
@@ -33,6 +34,9 @@ pub struct DcRow {
     pub dc: DcName,
     /// The part that it plays.
     pub role: DcRole,
+    /// The datacenter that its configuration names as its source; `None` where it follows nobody,
+    /// or an address that is no node's.
+    pub source: Option<DcName>,
     /// Its record's epoch.
     pub epoch: Option<Epoch>,
     /// Its leader.
@@ -98,6 +102,7 @@ fn row(inventory: &Inventory, dc: &DcName) -> DcRow {
         return DcRow {
             dc: dc.clone(),
             role,
+            source: None,
             epoch: None,
             leader: None,
             state: "no answer".into(),
@@ -118,6 +123,7 @@ fn row(inventory: &Inventory, dc: &DcName) -> DcRow {
     DcRow {
         dc: dc.clone(),
         role,
+        source: links::configured(inventory, dc).cloned(),
         epoch: view.record().map(|r| r.epoch),
         leader: view.leader.as_ref().map(ToString::to_string),
         state: state(view),

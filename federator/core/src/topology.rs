@@ -1,12 +1,13 @@
 //! The role of each datacenter, and everything that is wrong, each in one line with what to type.
 
 use crate::inventory::{DcView, Fact, Inventory};
+use crate::links;
 use crate::resume::{Direction, open_operations};
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::member::state;
 use node_agent_wire::{DcName, Epoch, SlotName};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The part that a datacenter plays now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -193,6 +194,13 @@ fn of_datacenter(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut V
             let text = format!("{dc} has no federation record");
             return list.push(problem(Severity::Warning, text, "federator setup"));
         }
+        DcRole::Outdated if away(view) => {
+            let newest = inventory.newest();
+            let epoch = newest.map_or(Epoch::default(), |n| n.epoch);
+            let text = format!("{dc} has not taken epoch {epoch} over yet");
+            let next = format!("its agents do that by themselves; if not: federator rejoin {dc}");
+            list.push(problem(Severity::Notice, text, next));
+        }
         DcRole::Outdated | DcRole::FormerPrimary => {
             let newest = inventory.newest();
             let primary = newest.map_or("another datacenter", |n| n.primary.as_str());
@@ -201,7 +209,7 @@ fn of_datacenter(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut V
         }
         DcRole::FencedPrimary => fenced_primary(dc, view, list),
         DcRole::Primary => primary(inventory, dc, view, list),
-        DcRole::Standby => standby(dc, view, list),
+        DcRole::Standby => standby(inventory, dc, view, list),
         DcRole::Unknown => {}
     }
     if view.leader.is_none() {
@@ -254,7 +262,12 @@ fn scope<'i>(inventory: &'i Inventory, dc: &DcName) -> &'i str {
     inventory.sites.get(dc).map_or("", |s| s.scope.as_str())
 }
 
-fn standby(dc: &DcName, view: &DcView, list: &mut Vec<Problem>) {
+/// A standby datacenter that was out of reach when the primary one changed.
+fn away(view: &DcView) -> bool {
+    view.record().is_some_and(|record| !record.names_us() && record.fence.is_none())
+}
+
+fn standby(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut Vec<Problem>) {
     let Some(record) = view.record() else { return };
     if view.dynamic().standby_cluster.is_none() {
         let text = format!(
@@ -265,16 +278,25 @@ fn standby(dc: &DcName, view: &DcView, list: &mut Vec<Problem>) {
         return list.push(problem(Severity::Critical, text, format!("federator rejoin {dc}")));
     }
     let streams = view.leader_node().map(|n| n.replication_state == "streaming");
-    if view.leader.is_some() && streams == Some(false) {
-        let text = format!("{dc} does not stream from {}{}", record.primary, waits(view));
+    let source = links::configured(inventory, dc).unwrap_or(&record.primary);
+    let planned = links::planned(inventory, dc, &record.primary, &BTreeSet::new());
+    if source != planned && inventory.view(source).is_none() {
+        let text = format!("{dc} follows {source}, which does not answer");
+        let next = format!("federator rejoin {dc} makes it follow {planned}");
+        list.push(problem(Severity::Warning, text, next));
+    } else if view.leader.is_some() && streams == Some(false) {
+        let text = format!("{dc} does not stream from {source}{}", waits(view));
         list.push(problem(Severity::Warning, text, "look at its standby leader's log"));
     } else if view.leader.is_some() && !record.streamed {
         let text = format!("{dc} was not confirmed streaming in epoch {}", record.epoch);
         let next = match record.operation {
             Some(_) => "federator resume".to_owned(),
-            None => format!("federator rejoin {dc}"),
+            None => format!("its agents confirm it when it streams; if not: federator rejoin {dc}"),
         };
         list.push(problem(Severity::Notice, text, next));
+    } else if source != planned && record.operation.is_none() {
+        let text = format!("{dc} follows {source}, and is to follow {planned}");
+        list.push(problem(Severity::Notice, text, format!("federator rejoin {dc}")));
     }
 }
 

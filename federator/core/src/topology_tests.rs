@@ -1,7 +1,7 @@
 //! Goal: each thing that is wrong shows in one line with what to type. Method: a healthy federation
 //! with one thing changed.
 use super::*;
-use crate::fixture::{inventory, lose, node_mut, operation, record, record_mut, view};
+use crate::fixture::{inventory, lose, node_mut, operation, record, record_mut, three, view};
 use crate::report;
 use node_agent_wire::federation::OperationKind;
 
@@ -75,4 +75,52 @@ fn each_problem_says_what_to_type() {
         let hit = found.iter().find(|p| p.text.contains(text));
         assert!(hit.is_some_and(|p| p.next.contains(next)), "{text}: {found:?}");
     }
+}
+
+#[test]
+fn three_datacenters_have_a_source_each() {
+    type Case = (&'static str, &'static str, fn(&mut Inventory));
+    let follows_dc2 = |i: &mut Inventory| {
+        i.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
+    };
+    assert_eq!(problems(&three()), []);
+    let rows = report::status(&three()).datacenters;
+    let sources: Vec<Option<&str>> =
+        rows.iter().map(|row| row.source.as_ref().map(DcName::as_str)).collect();
+    assert_eq!(sources, [None, Some("dc1"), Some("dc1")]);
+    let cases: [Case; 4] = [
+        ("dc3 has not taken epoch 2 over yet", "by themselves", |i| {
+            for dc in ["dc1", "dc2"] {
+                let record = record_mut(i, dc);
+                (record.epoch, record.primary) = (Epoch(2), "dc2".into());
+            }
+        }),
+        ("dc3 was not confirmed streaming in epoch 1", "its agents confirm it", |i| {
+            record_mut(i, "dc3").streamed = false;
+        }),
+        ("dc3 follows dc1, and is to follow dc2", "federator rejoin dc3", |i| {
+            i.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
+        }),
+        ("dc3 follows dc2, which does not answer", "rejoin dc3 makes it follow dc1", |i| {
+            let config = &mut view(i, "dc3").config.as_mut().unwrap().value;
+            config["standby_cluster"]["host"] = "dc2".into();
+            let nodes = view(i, "dc2").node_entries();
+            record_mut(i, "dc1").members.get_mut(&DcName::from("dc2")).unwrap().nodes = nodes;
+            i.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
+            lose(i, "dc2");
+        }),
+    ];
+    for (text, next, change) in cases {
+        let mut inventory = three();
+        change(&mut inventory);
+        let found = problems(&inventory);
+        let hit = found.iter().find(|p| p.text.contains(text));
+        assert!(hit.is_some_and(|p| p.next.contains(next)), "{text}: {found:?}");
+    }
+    let mut chain = three();
+    follows_dc2(&mut chain);
+    let config = &mut view(&mut chain, "dc3").config.as_mut().unwrap().value;
+    config["standby_cluster"]["host"] = "dc2".into();
+    assert_eq!(problems(&chain), []);
+    assert_eq!(report::status(&chain).datacenters[2].source, Some("dc2".into()));
 }

@@ -84,11 +84,17 @@ pub(crate) async fn execute(
         }
         Ending::LeftBehind(list) => {
             println!("Done in {took} ms: {}", success(kind, &to, from.as_ref()));
+            let mut exit = Exit::Done;
             for dc in list {
-                println!("{dc} did not answer and does not follow yet; when it is back type:");
-                println!("    federator rejoin {dc}");
+                println!("{dc} did not answer and does not follow yet.");
+                if from.as_ref() == Some(&dc) {
+                    println!("When it is back type: federator rejoin {dc}");
+                    exit = Exit::Partly;
+                } else {
+                    println!("Its agents follow the change when it is back: federator status");
+                }
             }
-            Exit::Partly
+            exit
         }
         Ending::NotTaken(error) => not_taken(&error),
         Ending::TurnedBack { why, back } => {

@@ -3,6 +3,7 @@
 
 use super::context::{Context, StepError};
 use crate::clock::now_us;
+use crate::collect::{Depth, collect};
 use crate::federation::Federation;
 use crate::records::{UpdateError, append_history, need_record, update_record};
 use federator_core::change;
@@ -17,6 +18,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     let Some(operation) = record.operation.filter(|o| o.id == context.plan.id) else {
         return Ok("closed already".into());
     };
+    refresh(context).await;
     let pause = match context.pause {
         (Some(fenced), Some(writable)) => {
             i64::try_from(writable.duration_since(fenced).as_micros()).ok()
@@ -32,6 +34,19 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
         let names: Vec<&str> = silent.iter().map(DcName::as_str).collect();
         format!("closed; {} did not answer", names.join(", "))
     })
+}
+
+/// Writes the nodes as they are now into every record that answers. Of use later; no reason to
+/// leave an operation open.
+async fn refresh(context: &Context<'_>) {
+    let before = &context.inventory;
+    let now = collect(context.federation, Depth::Status, Some(before)).await;
+    let seen = now.entries(before.newest());
+    for (dc, dcs) in &context.federation.dcs {
+        if let Err(error) = update_record(dcs, |record| change::refresh(record, &seen)).await {
+            tracing::warn!(%error, "the members in the record of {dc}");
+        }
+    }
 }
 
 /// Writes the history and removes the copies; returns the datacenters that did not answer. Only

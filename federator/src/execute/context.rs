@@ -13,8 +13,9 @@ use federator_core::change::{self, ChangeError};
 use federator_core::conditions::NoEvidence;
 use federator_core::evidence::EvidenceError;
 use federator_core::inventory::{Inventory, NodeView};
+use federator_core::links;
 use federator_core::plan::{Plan, StepKind};
-use node_agent_wire::federation::{FederationRecord, JournalEntry};
+use node_agent_wire::federation::{FederationRecord, JournalEntry, OperationKind};
 use node_agent_wire::{DcName, MemberName, TimelineId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -184,6 +185,16 @@ impl<'f> Context<'f> {
     pub fn from(&self) -> Result<DcName, StepError> {
         let missing = || StepError::Missing("the operation names no former primary".into());
         self.plan.from.clone().ok_or_else(missing)
+    }
+
+    /// The datacenter that `dc` is to follow while `primary` is primary, as far as this run knows
+    /// which ones serve.
+    pub fn source_of(&self, dc: &DcName, primary: &DcName) -> DcName {
+        let mut gone = self.left_behind.clone();
+        // A lost primary is fenced until it is rejoined, whatever it says.
+        let lost = self.plan.from.iter().filter(|_| self.plan.kind == OperationKind::Promotion);
+        gone.extend(lost.cloned());
+        links::planned(&self.inventory, dc, primary, &gone).clone()
     }
 
     /// Whether the step lies inside the write pause, where nothing is written for the journal.

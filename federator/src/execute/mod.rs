@@ -11,6 +11,7 @@ mod close;
 mod commit;
 mod context;
 mod fence;
+mod link;
 mod promote;
 mod record;
 mod repoint;
@@ -38,7 +39,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub enum Ending {
     /// All steps done.
     Done,
-    /// Done and closed; these datacenters did not answer and need a rejoin.
+    /// Done and closed; these datacenters did not answer. A former primary among them needs a
+    /// rejoin, the others follow by themselves when they are back.
     LeftBehind(Vec<DcName>),
     /// Nothing was changed: the operation could not be taken.
     NotTaken(StepError),

@@ -7,6 +7,7 @@ use crate::records::{UpdateError, need_record, update_config, update_config_unde
 use federator_core::change;
 use federator_core::conditions::to_repoint;
 use federator_core::configuration::{as_standby_of, with_slots};
+use federator_core::links::in_order;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::FederationRecord;
 use serde_json::{Map, Value};
@@ -18,14 +19,15 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let to = context.plan.to.clone();
     let winner = need_record(context.federation.dcs(&to)?).await?;
-    let hosts = context.federation.cluster(&to).await?.postgres_addresses();
     let mut repointed = Vec::new();
-    for dc in to_repoint(&context.plan) {
+    // Who is found silent here is followed by nobody who comes later.
+    for dc in in_order(&to_repoint(&context.plan), |dc| context.source_of(dc, &to)) {
         let wait = Wait::new(SILENCE_LIMIT);
         loop {
-            match one(context, &dc, &hosts, &winner).await {
+            let source = context.source_of(&dc, &to);
+            match one(context, &dc, &source, &winner).await {
                 Ok(()) => {
-                    repointed.push(dc.to_string());
+                    repointed.push(format!("{dc} follows {source}"));
                     break;
                 }
                 Err(UpdateError::Dcs(error)) => {
@@ -42,24 +44,30 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     let behind: Vec<&str> = context.left_behind.iter().map(DcName::as_str).collect();
     Ok(match (repointed.is_empty(), behind.is_empty()) {
         (true, true) => "no other datacenter to repoint".into(),
-        (false, true) => format!("{} follows {to}", repointed.join(", ")),
-        (_, false) => format!("{} does not answer and is left behind", behind.join(", ")),
+        (false, true) => repointed.join(", "),
+        (true, false) => format!("{} does not answer and is left behind", behind.join(", ")),
+        (false, false) => format!(
+            "{}; {} does not answer and is left behind",
+            repointed.join(", "),
+            behind.join(", ")
+        ),
     })
 }
 
 async fn one(
     context: &Context<'_>,
     dc: &DcName,
-    hosts: &[(String, u16)],
+    source: &DcName,
     winner: &FederationRecord,
 ) -> Result<(), UpdateError> {
-    configure_under(context, dc, hosts, winner).await?;
+    let hosts = context.federation.cluster(source).await?.postgres_addresses();
+    configure_under(context, dc, &hosts, winner).await?;
     let dcs = context.federation.dcs(dc)?;
     update_record(dcs, |record| change::follow(record, winner, &context.plan.id)).await?;
     Ok(())
 }
 
-/// Makes `dc` a standby cluster of `hosts`, the winner's, for as long as its record may follow the
+/// Makes `dc` a standby cluster of `hosts`, its source's, for as long as its record may follow the
 /// winner's: a datacenter that has become primary since must not be made a standby.
 pub(super) async fn configure_under(
     context: &Context<'_>,

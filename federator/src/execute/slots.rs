@@ -12,10 +12,20 @@ use std::time::Duration;
 /// How long a checkpoint may take. A slow one only makes the write pause longer.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Slots of the other datacenters on the primary one.
+/// Slots of the other datacenters on the primary one, and on each other one that is to be followed
+/// and runs already. A new one gets them with its configuration.
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let primary = context.plan.primary.clone();
-    ensure(context, &primary).await
+    let new = context.plan.new_standbys();
+    let sources = new.iter().map(|dc| context.source_of(dc, &primary));
+    let mut list: Vec<DcName> = sources.filter(|dc| !new.contains(dc) && *dc != primary).collect();
+    list.insert(0, primary);
+    list.dedup();
+    let mut notes = Vec::new();
+    for dc in &list {
+        notes.push(ensure(context, dc).await?);
+    }
+    Ok(notes.join("; "))
 }
 
 /// Puts the slots into the configuration of `dc` and waits until every node has them.

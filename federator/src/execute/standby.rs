@@ -3,36 +3,53 @@
 
 use super::context::{Context, POLL, StepError, Wait};
 use super::repoint::{configure, configure_under};
+use super::stream::until_streaming;
 use crate::records::{need_record, read_config, update_record};
 use federator_core::change;
 use federator_core::conditions::{FenceWord, may_write};
 use federator_core::configuration::template;
+use federator_core::links;
+use node_agent_wire::DcName;
 use node_agent_wire::federation::OperationKind;
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let primary = context.plan.primary.clone();
     let federation = context.federation;
-    let hosts = federation.cluster(&primary).await?.postgres_addresses();
-    if hosts.is_empty() {
-        return Err(StepError::Missing(format!("no node of {primary} publishes an address")));
-    }
     if context.plan.kind != OperationKind::Setup {
         let (to, id) = (context.plan.to.clone(), context.plan.id.clone());
+        let source = context.source_of(&to, &primary);
+        let hosts = hosts_of(context, &source).await?;
         let winner = need_record(federation.dcs(&primary)?).await?;
         configure_under(context, &to, &hosts, &winner).await?;
         update_record(federation.dcs(&to)?, |record| change::follow(record, &winner, &id)).await?;
-        return Ok(format!("{to} is configured to follow {primary}, its fence is lifted"));
+        return Ok(format!("{to} is configured to follow {source}, its fence is lifted"));
     }
     let source = read_config(federation.dcs(&primary)?).await?;
     let source = source.ok_or_else(|| {
         StepError::Missing(format!("{primary} has no dynamic configuration to copy"))
     })?;
     let base = template(&source.value);
-    for dc in &context.plan.followers {
-        configure(federation, dc, &hosts, Some(&base)).await?;
+    let new: Vec<DcName> = context.plan.followers.iter().cloned().collect();
+    let mut notes = Vec::new();
+    for dc in links::in_order(&new, |dc| context.source_of(dc, &primary)) {
+        let source = context.source_of(&dc, &primary);
+        if new.contains(&source) {
+            // There is nothing to copy before.
+            until_streaming(context, &source).await?;
+        }
+        let hosts = hosts_of(context, &source).await?;
+        configure(federation, &dc, &hosts, Some(&base)).await?;
+        notes.push(format!("{dc} is configured to follow {source}"));
     }
-    let names: Vec<String> = context.plan.followers.iter().map(ToString::to_string).collect();
-    Ok(format!("{} is configured to follow {primary}", names.join(", ")))
+    Ok(notes.join("; "))
+}
+
+async fn hosts_of(context: &Context<'_>, dc: &DcName) -> Result<Vec<(String, u16)>, StepError> {
+    let hosts = context.federation.cluster(dc).await?.postgres_addresses();
+    if hosts.is_empty() {
+        return Err(StepError::Missing(format!("no node of {dc} publishes an address")));
+    }
+    Ok(hosts)
 }
 
 /// Waits until no node of the returned datacenter accepts writes, by its acknowledgement or by the

@@ -2,11 +2,12 @@
 //! they do meanwhile.
 
 use super::context::{Context, StepError, Wait};
+use super::link::reads_from;
 use crate::records::update_record;
 use federator_core::change;
 use federator_core::conditions::node_streams;
+use federator_core::links;
 use node_agent_wire::DcName;
-use node_agent_wire::federation::OperationKind;
 use node_agent_wire::member::state;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,15 +18,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 const REMIND: Duration = Duration::from_secs(20);
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
-    let list: Vec<DcName> = match context.plan.kind {
-        OperationKind::Setup => context.plan.followers.iter().cloned().collect(),
-        OperationKind::Rejoin
-        | OperationKind::Switchover
-        | OperationKind::Promotion
-        | OperationKind::Fence => vec![context.plan.to.clone()],
-    };
+    let list: Vec<DcName> = context.plan.new_standbys().into_iter().collect();
+    let primary = context.plan.primary.clone();
     let mut notes = Vec::new();
-    for dc in &list {
+    for dc in &links::in_order(&list, |dc| context.source_of(dc, &primary)) {
         notes.push(until_streaming(context, dc).await?);
         let epoch = context.plan.next_epoch;
         let dcs = context.federation.dcs(dc)?;
@@ -34,18 +30,25 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     Ok(notes.join("; "))
 }
 
-async fn until_streaming(context: &Context<'_>, dc: &DcName) -> Result<String, StepError> {
+pub(super) async fn until_streaming(
+    context: &Context<'_>,
+    dc: &DcName,
+) -> Result<String, StepError> {
     let wait = Wait::new(context.clone_limit);
-    let what = format!("{dc} to stream from {}", context.plan.primary);
+    let source = context.source_of(dc, &context.plan.primary);
+    let what = format!("{dc} to stream from {source}");
     let mut printed: BTreeMap<String, Instant> = BTreeMap::new();
     loop {
-        let (ready, line) = look(context, dc).await;
+        let (ready, mut line) = look(context, dc).await;
         if ready {
-            return Ok(format!("{dc} streams: {line}"));
+            match reads_from(context, dc, &source).await {
+                Ok(()) => return Ok(format!("{dc} streams from {source}: {line}")),
+                Err(seen) => line = seen,
+            }
         }
         // The position changes all the time, and some states come and go: each is printed once in
         // a while.
-        let states: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let states: String = line.chars().filter(|c| !c.is_ascii_hexdigit()).collect();
         if printed.get(&states).is_none_or(|at| at.elapsed() > REMIND) {
             context.progress.say(&format!("{dc}: {line}"));
             printed.insert(states, Instant::now());

@@ -134,6 +134,15 @@ pub enum Tend {
         /// The revision that it replaces.
         over: Revision,
     },
+    /// Point `standby_cluster` at these hosts, for as long as the record is what it was.
+    FollowDatacenter {
+        /// Host and port of the nodes of the source, its leader first.
+        hosts: Vec<(String, u16)>,
+        /// This datacenter's slot there.
+        slot: SlotName,
+        /// The revision of the record.
+        under: Revision,
+    },
     /// Start PostgreSQL as a standby.
     StartStandby(Upstream),
     /// Let the running standby follow this source.

@@ -7,6 +7,7 @@
 //! Where to read on: [`decide::decide`] is one pass; [`right::RightToWrite`] is invariant I1 of
 //! docs/federation-safety.md; [`rule`] numbers every rule.
 
+pub mod abroad;
 pub mod decide;
 pub mod decision;
 pub mod demotion;

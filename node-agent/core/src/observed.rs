@@ -1,5 +1,6 @@
 //! Everything that one decision is made from.
 
+use crate::abroad::Abroad;
 use crate::directory::Directory;
 use crate::divergence::SourceHistory;
 use crate::failsafe::Failsafe;
@@ -285,6 +286,8 @@ pub struct Observed {
     pub members_seen: BTreeMap<MemberName, Boot>,
     /// The records of the other datacenters.
     pub peers: BTreeMap<DcName, Fact<FederationRecord>>,
+    /// What was seen there beside the record.
+    pub abroad: BTreeMap<DcName, Abroad>,
     /// Long work under way.
     pub job: Option<Job>,
     /// Starts of PostgreSQL that failed since it last ran.

@@ -1,5 +1,6 @@
 //! This node holds the leader key of a datacenter that has no right to write.
 
+use crate::abroad;
 use crate::decision::{Act, Decision, SOON, Tend};
 use crate::demotion::DemotionMode;
 use crate::follower::follow;
@@ -94,6 +95,7 @@ pub(crate) fn lead_read_only(
     }
     let mut decision = follow(observed, cluster, &upstream, steady);
     decision.tend.extend(leftovers(cluster, blocked, decision.rule));
+    decision.tend.extend(abroad::tend(observed, cluster, blocked));
     decision.wake.after = planned.unwrap_or(Duration::MAX).min(decision.wake.after);
     decision.tend.push(Tend::PublishLeader);
     if decision.rule == Rule::ReadOnly {
@@ -203,6 +205,10 @@ fn adopt(
             let peer = observed.peers.get(dc)?.known()?;
             (Rule::AdoptEpoch, keyed.value.superseded_by(peer, &by, observed.wall_us)?)
         }
+        WriteBlocked::NamesAnother { .. } | WriteBlocked::HandEdited { .. } => {
+            let (_, peer) = abroad::later_epoch(observed, &keyed.value)?;
+            (Rule::AdoptEpoch, keyed.value.superseded_by(peer, &by, observed.wall_us)?)
+        }
         WriteBlocked::Conflict { epoch, .. } => {
             let fence = Fence {
                 epoch: epoch.next(),
@@ -218,15 +224,17 @@ fn adopt(
         WriteBlocked::DcsUnknown
         | WriteBlocked::RecordUnreadable(_)
         | WriteBlocked::Fenced { .. }
-        | WriteBlocked::NamesAnother { .. }
-        | WriteBlocked::HandEdited { .. }
         | WriteBlocked::StandbyCluster
         | WriteBlocked::PeersNotAsked(_)
         | WriteBlocked::ColdStart { .. }
         | WriteBlocked::NoGrants => return None,
     };
-    let wait =
-        Decision::wait(rule, blocked.to_string(), Duration::ZERO, "the record to be written");
+    let why = if keyed.value.names_us() {
+        blocked.to_string()
+    } else {
+        format!("{} is primary since epoch {}", record.primary, record.epoch)
+    };
+    let wait = Decision::wait(rule, why, Duration::ZERO, "the record to be written");
     Some(wait.tend(Tend::ReplaceRecord { record: Box::new(record), over: keyed.revision }))
 }
 

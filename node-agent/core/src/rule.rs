@@ -80,9 +80,8 @@ rules! {
          writing.",
         "Wait for its word: it may accept writes without an agent.";
     AdoptEpoch = 50, "adopt-epoch",
-        "Another datacenter's record is at a later epoch, and this one's still names us as \
-         primary.",
-        "This datacenter's record takes the later epoch over, with a fence.";
+        "Another datacenter's record is at a later epoch than this one's.",
+        "This datacenter's record takes the later epoch over, with a fence where it was primary.";
     FenceConflict = 51, "fence-conflict",
         "Another datacenter claims the same epoch for itself.",
         "A fence is written into this datacenter's record, so that the claim can't come back.";

@@ -285,7 +285,9 @@ fn check_replacement(o: &Observed, decision: &Decision) {
         assert!(leads(o, cluster));
         assert!(!writes(&o.postgres) || matches!(decision.act, Some(Act::Demote { .. })));
         let fenced = next.fence.is_some() && keyed.value.fence.is_none();
-        assert!(fenced || next.primary == next.dc, "the old claim is not fenced");
+        let ends = keyed.value.names_us() && next.primary != next.dc;
+        assert!(fenced || !ends, "the old claim is not fenced");
+        assert!(next.primary != next.dc || keyed.value.names_us(), "an agent claims the epoch");
     }
 }
 

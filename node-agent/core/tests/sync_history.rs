@@ -256,6 +256,7 @@ impl World {
             Tend::DeleteSync(over) => Some(Plan::Delete(over)),
             Tend::SetSyncNames(names) => Some(Plan::Names(names)),
             Tend::ReplaceRecord { .. }
+            | Tend::FollowDatacenter { .. }
             | Tend::StartStandby(_)
             | Tend::Follow(_)
             | Tend::AskPeers

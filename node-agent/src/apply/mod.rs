@@ -1,6 +1,7 @@
 //! Carries a decision out. No choices are left here.
 
 mod act;
+mod follow;
 mod history;
 mod slots;
 mod tend;

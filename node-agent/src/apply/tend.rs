@@ -33,6 +33,9 @@ impl Hands {
             Tend::ReplaceRecord { record, over } => {
                 self.replace_record(observed, &record, over).await;
             }
+            Tend::FollowDatacenter { hosts, slot, under } => {
+                self.follow_datacenter(memory, observed, &hosts, &slot, under).await;
+            }
             Tend::StartStandby(upstream) => {
                 let settings = self.settings(observed);
                 self.applied = Some(settings.clone());

@@ -172,6 +172,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             poll: None,
             members_seen: BTreeMap::new(),
             peers: BTreeMap::new(),
+            abroad: BTreeMap::new(),
             job: None,
             start_failures: 0,
             stopped_by_us: false,

@@ -270,8 +270,12 @@ pub struct DcEntry {
     /// What an isolated primary does.
     #[serde(default)]
     pub isolation: Isolation,
-    /// The slot that this datacenter's standby leader uses on the primary datacenter.
+    /// The slot that this datacenter's standby leader uses on the datacenter that it follows.
     pub slot: SlotName,
+    /// In a cascade, the standby datacenter that it follows while that one serves
+    /// ([`crate::chain::source`]); absent: the primary one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<DcName>,
     /// Its nodes, as last seen.
     #[serde(default)]
     pub nodes: BTreeMap<MemberName, NodeEntry>,
@@ -352,6 +356,21 @@ impl FederationRecord {
     #[must_use]
     pub fn names_us(&self) -> bool {
         self.primary == self.dc
+    }
+
+    /// The datacenter that `dc` streams from, as far as this record tells.
+    #[must_use]
+    pub fn source_of<'a>(&'a self, dc: &'a DcName, serves: impl Fn(&DcName) -> bool) -> &'a DcName {
+        let wish = |dc: &DcName| self.members.get(dc).and_then(|entry| entry.follows.as_ref());
+        let member = |dc: &DcName| self.members.contains_key(dc) && serves(dc);
+        crate::chain::source(dc, &self.primary, wish, member)
+    }
+
+    /// Whether this datacenter is a member by its own record: that of a removed one names the
+    /// others only.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        self.members.contains_key(&self.dc)
     }
 
     /// Checks that `next` may replace this record.

@@ -114,7 +114,9 @@ fn of_tend(tend: &Tend) -> Option<Effect> {
         | Tend::DropRequest(_)
         | Tend::DropScheduledRestart(_)
         | Tend::ApplySettings => None,
-        Tend::ReplaceRecord { .. } => unreachable!("no federation in a model of one datacenter"),
+        Tend::ReplaceRecord { .. } | Tend::FollowDatacenter { .. } => {
+            unreachable!("no federation in a model of one datacenter")
+        }
     }
 }
 

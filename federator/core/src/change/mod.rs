@@ -7,9 +7,11 @@
 
 mod back;
 mod by_hand;
+mod members;
 
 pub use back::{AbortBegun, begin_abort, turn_back};
 pub use by_hand::{confirm, operator_fence, operator_lift};
+pub use members::refresh;
 
 use crate::evidence::FencingEvidence;
 use node_agent_wire::federation::{

@@ -172,6 +172,16 @@ pub(crate) fn followers(inventory: &Inventory, but: &[&DcName]) -> BTreeSet<DcNa
     inventory.records().map(|(dc, _)| dc).filter(|dc| !but.contains(dc)).cloned().collect()
 }
 
+/// Says which other datacenters are not there to follow the change.
+pub(crate) fn warn_of_silent(list: &mut Checklist, inventory: &Inventory, but: &[&DcName]) {
+    for dc in inventory.sites.keys().filter(|dc| !but.contains(dc)) {
+        if inventory.view(dc).is_none() {
+            let note = "does not answer: its agents follow the change when it is back";
+            list.warn(format!("{dc}"), note);
+        }
+    }
+}
+
 pub(crate) fn parent(inventory: &Inventory) -> Parent {
     Parent {
         revisions: inventory.revisions(),

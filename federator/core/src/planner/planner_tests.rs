@@ -425,3 +425,40 @@ fn the_most_that_can_be_lost_is_not_rounded_down() {
         assert!(words.ends_with("last observed 0.1 s ago)"), "{us}: {words}");
     }
 }
+
+#[test]
+fn a_third_datacenter_follows_or_is_told_of() {
+    let three = crate::fixture::three();
+    let plan = planned(switchover::plan(&three, &"dc2".into(), &request()));
+    assert_eq!(plan.followers, BTreeSet::from(["dc3".into()]));
+    assert_eq!(plan.participants(), ["dc2".into(), "dc1".into()].map(|dc: DcName| dc));
+    let mut away = three;
+    lose(&mut away, "dc3");
+    let answer = switchover::plan(&away, &"dc2".into(), &request());
+    let told = answer.checklist.0.iter().any(|finding| {
+        matches!(&finding.verdict, crate::guards::Verdict::Warning(note)
+            if finding.check == "dc3" && note.contains("when it is back"))
+    });
+    assert!(told, "{answer:?}");
+    assert_eq!(planned(answer).followers, BTreeSet::new());
+}
+
+#[test]
+fn a_datacenter_whose_source_is_lost_rejoins_the_primary() {
+    let mut cascade = crate::fixture::three();
+    cascade.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
+    let config = &mut view(&mut cascade, "dc3").config.as_mut().unwrap().value;
+    config["standby_cluster"]["host"] = "dc2".into();
+    let done = rejoin::plan(&cascade, &"dc3".into(), &request());
+    assert!(matches!(done.outcome, Outcome::NothingToDo(_)), "{done:?}");
+    let nodes = view(&mut cascade, "dc2").node_entries();
+    let entry = record_mut(&mut cascade, "dc1").members.get_mut(&DcName::from("dc2"));
+    entry.unwrap().nodes = nodes;
+    lose(&mut cascade, "dc2");
+    planned(rejoin::plan(&cascade, &"dc3".into(), &request()));
+    // Setup applies a changed wish.
+    let mut wished = crate::fixture::three();
+    wished.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
+    let plan = planned(setup::plan(&wished, None, &request()));
+    assert_eq!(plan.followers, BTreeSet::from(["dc3".into()]));
+}

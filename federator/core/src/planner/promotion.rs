@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Request, agent_answers, conclude, followers, leader_runs, no_operation, parent,
-    reachable, record_of, step, unknown_dc,
+    reachable, record_of, step, unknown_dc, warn_of_silent,
 };
 use crate::evidence::{EvidenceError, FencingEvidence};
 use crate::guards::{Checklist, Refusal};
@@ -50,6 +50,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
     let estimate = estimate(inventory, to, record, &from, request.now_us);
     bound(&mut list, &estimate, intent);
     let evidence = gather(&mut list, inventory, (&from, to), intent, request);
+    warn_of_silent(&mut list, inventory, &[&from, to]);
     let former_answers = record_of(inventory, &from).is_ok();
     conclude(list, || {
         Some(Plan {

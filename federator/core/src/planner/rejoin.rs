@@ -6,6 +6,7 @@ use super::{
 };
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Inventory};
+use crate::links;
 use crate::plan::{Plan, Step, StepKind};
 use crate::resume::{Direction, open_operations};
 use node_agent_wire::DcName;
@@ -51,6 +52,7 @@ pub fn plan(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
     if let (Ok(record), Ok(view), true) =
         (&record, reachable(inventory, dc), list.refusals().is_empty())
         && let Some(why) = joined(record, newest, view)
+        && in_place(inventory, dc, &primary)
     {
         return Answer { checklist: list, outcome: Outcome::NothingToDo(why) };
     }
@@ -84,6 +86,13 @@ fn same_system(inventory: &Inventory, dc: &DcName, primary: &DcName) -> Result<S
         (Some(_), None) => Ok(format!("{dc} is empty")),
         (None, _) => Err(Refusal::NoLeader { dc: primary.clone() }),
     }
+}
+
+/// Its configuration names the datacenter that it is to follow, or an address that an operator
+/// chose.
+pub(super) fn in_place(inventory: &Inventory, dc: &DcName, primary: &DcName) -> bool {
+    let planned = links::planned(inventory, dc, primary, &BTreeSet::new());
+    links::configured(inventory, dc).is_none_or(|source| source == planned)
 }
 
 /// Why nothing has to be done, when the datacenter is a standby already.

@@ -1,5 +1,6 @@
 //! Setup: the standby datacenters join the federation. All findings at once.
 
+use super::rejoin::in_place;
 use super::{
     Answer, Outcome, Request, agent_answers, belongs, conclude, leader_runs, no_operation, parent,
     reachable, records_agree, step, unknown_dc,
@@ -45,9 +46,10 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
             }
         }
     }
-    let open: BTreeSet<DcName> = standbys.into_iter().filter(|dc| !joined(inventory, dc)).collect();
+    let done = |dc: &DcName| joined(inventory, dc) && in_place(inventory, dc, &primary);
+    let open: BTreeSet<DcName> = standbys.into_iter().filter(|dc| !done(dc)).collect();
     if open.is_empty() && list.refusals().is_empty() {
-        let why = format!("every datacenter streams from {primary} already");
+        let why = "every datacenter streams already".to_owned();
         return Answer { checklist: list, outcome: Outcome::NothingToDo(why) };
     }
     let epoch = inventory.newest().map_or(node_agent_wire::Epoch(1), |r| r.epoch);

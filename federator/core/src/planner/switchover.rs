@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Request, agent_answers, conclude, followers, leader_runs, no_operation, parent,
-    reachable, record_of, records_agree, step, unknown_dc,
+    reachable, record_of, records_agree, step, unknown_dc, warn_of_silent,
 };
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Fact, Inventory};
@@ -45,6 +45,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
         link(&mut list, (&from, source), (to, standby), request);
         returned(&mut list, (to, standby), request);
     }
+    warn_of_silent(&mut list, inventory, &[&from, to]);
     let newest = inventory.newest().map(|r| r.epoch);
     conclude(list, || {
         Some(Plan {

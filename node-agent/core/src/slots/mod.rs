@@ -11,6 +11,7 @@ pub mod logical;
 pub mod wanted;
 pub mod without_dcs;
 
+use crate::abroad;
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Running, SlotFact};
 use crate::time::Boot;
@@ -93,7 +94,7 @@ pub fn changes(observed: &Observed, cluster: &Cluster, running: &Running) -> Vec
     for slot in running.slots.iter().filter(|s| !s.active) {
         let change = match wanted.get(&slot.name) {
             None => unknown(cluster, slot),
-            Some(want) => upkeep(cluster, running, slot, want, leads),
+            Some(want) => upkeep(observed, (cluster, running), slot, want, leads),
         };
         changes.extend(change);
     }
@@ -146,8 +147,8 @@ fn ignored(config: &Dynamic, slot: &SlotFact) -> bool {
 
 /// What an inactive slot that belongs here needs.
 fn upkeep(
-    cluster: &Cluster,
-    running: &Running,
+    observed: &Observed,
+    (cluster, running): (&Cluster, &Running),
     slot: &SlotFact,
     want: &Want,
     leads: bool,
@@ -188,7 +189,7 @@ fn upkeep(
             let told = position.map(|at| at.min(here));
             advance(if leads { told } else { standby_target(cluster, running, &slot.name) }?)
         }
-        Want::Permanent => advance(permanent_target(cluster, running, &slot.name)?),
+        Want::Permanent => advance(permanent_target(observed, cluster, running, (slot, leads))?),
     }
 }
 
@@ -200,18 +201,26 @@ fn standby_target(cluster: &Cluster, running: &Running, name: &SlotName) -> Opti
     Some(cluster.status.slots.get(name).copied()?.min(running.replay_lsn?))
 }
 
-/// A permanent slot moves by its consumer on the leader, and with that on the standbys. One that a
+/// A permanent slot moves by its consumer on the leader, and with that on the standbys; that of
+/// another datacenter of the federation as [`abroad`] says. Without a federation one that a
 /// standby cluster keeps belongs to a cluster that is ahead of this one (the way back of a
 /// switchover): it needs nothing before what is replayed here.
-fn permanent_target(cluster: &Cluster, running: &Running, name: &SlotName) -> Option<Lsn> {
+fn permanent_target(
+    observed: &Observed,
+    cluster: &Cluster,
+    running: &Running,
+    (slot, leads): (&SlotFact, bool),
+) -> Option<Lsn> {
+    if let Some(target) = abroad::slot_target(observed, cluster, running, &slot.name, leads) {
+        return target;
+    }
     if !running.in_recovery {
         return None;
     }
-    let replayed = running.replay_lsn?;
     if cluster.config.standby_cluster.is_some() {
-        return Some(replayed);
+        return running.replay_lsn;
     }
-    standby_target(cluster, running, name)
+    standby_target(cluster, running, &slot.name)
 }
 
 /// `slots` and `retain_slots` of `/status`, as the leader writes them (contract A.4). Without

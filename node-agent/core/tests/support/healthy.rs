@@ -75,6 +75,7 @@ pub fn cluster() -> Observed {
         poll: None,
         members_seen: BTreeMap::new(),
         peers: BTreeMap::new(),
+        abroad: BTreeMap::new(),
         job: None,
         start_failures: 0,
         stopped_by_us: false,
@@ -237,6 +238,7 @@ fn dc_entry(name: &str) -> DcEntry {
         namespace: "/service".into(),
         etcd: vec![format!("{name}.example:2379")],
         isolation: Isolation::Manual,
+        follows: None,
         slot: SlotName::from_name(name),
         nodes: BTreeMap::new(),
     }

@@ -57,13 +57,18 @@ fn record_line(record: &FederationRecord) -> String {
         Some(fence) => format!(", fence for epoch {}: {}", fence.epoch, fence.reason),
         None => String::new(),
     };
-    format!("epoch {} primary {}{fence}", record.epoch, record.primary)
+    let streamed = if record.streamed { ", streamed" } else { "" };
+    format!("epoch {} primary {}{fence}{streamed}", record.epoch, record.primary)
 }
 
 fn tend(tend: &Tend) -> String {
     match tend {
         Tend::ReplaceRecord { record, over } => {
             format!("record over revision {over}: {}", record_line(record))
+        }
+        Tend::FollowDatacenter { hosts, slot, under } => {
+            let hosts: Vec<String> = hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
+            format!("standby_cluster of {} by slot {slot} under {under}", hosts.join(", "))
         }
         Tend::StartStandby(source) => format!("start standby of {}", name_of(source)),
         Tend::Follow(source) => format!("follow {}", name_of(source)),

@@ -6,7 +6,7 @@ mod standby;
 mod timing;
 
 pub use slots::{ClusterKind, IgnoredSlot, PermanentSlot};
-pub use standby::StandbyCluster;
+pub use standby::{StandbyCluster, as_standby_of};
 pub use timing::{TIMING_MIN_S, Timing};
 
 use crate::ids::SlotName;

@@ -3,6 +3,7 @@
 use super::texts;
 use crate::ids::SlotName;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// The `standby_cluster` section, when active.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,4 +66,34 @@ pub(super) fn read(config: &Map<String, Value>) -> Option<StandbyCluster> {
     let active =
         standby.host.is_some() || standby.port.is_some() || standby.restore_command.is_some();
     active.then_some(standby)
+}
+
+/// As a standby cluster of the given hosts. Other keys of an existing section stay.
+#[must_use]
+pub fn as_standby_of(
+    config: &Map<String, Value>,
+    hosts: &[(String, u16)],
+    own_slot: &SlotName,
+) -> Map<String, Value> {
+    let mut next = config.clone();
+    let mut section = match next.get("standby_cluster") {
+        Some(Value::Object(there)) => there.clone(),
+        Some(_) | None => Map::new(),
+    };
+    let names: Vec<&str> = hosts.iter().map(|(host, _)| host.as_str()).collect();
+    section.insert("host".into(), names.join(",").into());
+    section.insert("port".into(), ports(hosts));
+    section.insert("primary_slot_name".into(), own_slot.to_string().into());
+    next.insert("standby_cluster".into(), Value::Object(section));
+    next
+}
+
+/// One number when all are equal, else a list with commas between.
+fn ports(hosts: &[(String, u16)]) -> Value {
+    let distinct: BTreeSet<u16> = hosts.iter().map(|(_, port)| *port).collect();
+    if let (1, Some(port)) = (distinct.len(), distinct.first()) {
+        return Value::from(*port);
+    }
+    let list: Vec<String> = hosts.iter().map(|(_, port)| port.to_string()).collect();
+    Value::from(list.join(","))
 }

@@ -263,7 +263,9 @@ fn of_tend(tend: &Tend) -> Option<Effect> {
         Tend::StartStandby(upstream) | Tend::Follow(upstream) => {
             Some(Effect::Follow(place_of(upstream)))
         }
-        Tend::AskPeers
+        // The model's datacenters see no addresses of each other.
+        Tend::FollowDatacenter { .. }
+        | Tend::AskPeers
         | Tend::AskHistory(_)
         | Tend::Slot(_)
         | Tend::CopySlots { .. }

@@ -237,6 +237,7 @@ fn clear(open: &OpenOperation) -> Run {
 
 fn inventory(count: u8, silent: Places, briefs: &[Brief; PLACES]) -> Inventory {
     let site = |place: Id| Site {
+        follows: None,
         scope: "shop".into(),
         namespace: "/service".into(),
         etcd: vec![format!("{}:2379", dc(place))],

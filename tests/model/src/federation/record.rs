@@ -227,6 +227,7 @@ fn entry(place: Id) -> DcEntry {
         namespace: "/service".into(),
         etcd: vec![format!("{name}.example:2379")],
         isolation: Isolation::Manual,
+        follows: None,
         slot: SlotName::from_name(name.as_str()),
         nodes: BTreeMap::new(),
     }

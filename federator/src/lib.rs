@@ -9,6 +9,7 @@ pub mod crash;
 pub mod dcs;
 pub mod execute;
 pub mod federation;
+pub mod fencer;
 pub mod link;
 pub mod records;
 pub mod render;

@@ -5,11 +5,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 use federator_core::change::moves_primary;
 use federator_core::guards::{Checklist, Refusal, Verdict};
 use federator_core::history::{ClosedOperation, Outcome};
-use federator_core::plan::Plan;
+use federator_core::plan::{Plan, StepKind};
 use federator_core::planner::promotion::describe;
 use federator_core::report::{DcRow, Lag, StatusReport};
 use federator_core::topology::Severity;
-use node_agent_wire::federation::OperationKind;
+use federator_core::ways::{PredictedLoss, Way};
+use node_agent_wire::federation::{Evidence, OperationKind};
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
@@ -112,11 +113,46 @@ pub fn plan(plan: &Plan) -> String {
         let name = step.kind.name();
         let _ = writeln!(out, "  {}. {name:<10} {}{undo}", index + 1, step.effect);
     }
-    if let Some(evidence) = &plan.evidence {
-        let _ = writeln!(out, "Evidence: {}", evidence.name());
+    let fencer = plan.steps.iter().any(|step| step.kind == StepKind::Fencer);
+    if let Some(names) = evidence(&plan.evidence, fencer) {
+        let _ = writeln!(out, "Evidence: {names}");
     }
     if let Some(loss) = &plan.expected_loss {
         let _ = writeln!(out, "Possible loss: {}", describe(loss));
+    }
+    out
+}
+
+/// The names of the evidence; `fencer`: that of the fencer is to come.
+fn evidence(list: &[Evidence], fencer: bool) -> Option<String> {
+    let mut names: Vec<String> = list.iter().map(|e| e.name().to_owned()).collect();
+    if fencer && !names.iter().any(|name| name == "fenced-by-hook") {
+        names.push("fenced-by-hook, when the fencer has exited with 0".into());
+    }
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
+/// The ways to go on while the primary datacenter is half alive, the best first.
+#[must_use]
+pub fn ways(list: &[Way]) -> String {
+    let mut out = String::new();
+    if !list.is_empty() {
+        let _ = writeln!(out, "Ways to go on, the best first:");
+    }
+    for (index, way) in list.iter().enumerate() {
+        let loss = match &way.loss {
+            PredictedLoss::Nothing => "nothing".to_owned(),
+            PredictedLoss::AtMost(estimate) => describe(estimate),
+            PredictedLoss::Unknown => "not known".to_owned(),
+        };
+        let time = way.time.us_max.map_or("not known".to_owned(), seconds);
+        let _ = writeln!(out, "  {}. {}", index + 1, way.kind.as_str());
+        let _ = writeln!(out, "       loss     {loss}");
+        let _ = writeln!(out, "       time     {time} ({})", way.time.basis);
+        for what in &way.missing {
+            let _ = writeln!(out, "       missing  {what}");
+        }
+        let _ = writeln!(out, "       next     {}", way.next);
     }
     out
 }
@@ -220,6 +256,8 @@ pub fn history(entries: &[ClosedOperation]) -> String {
             Outcome::Done => "done",
             Outcome::Aborted => "aborted",
         };
+        let recorded: Vec<Evidence> =
+            entry.evidence.iter().chain(&entry.further_evidence).cloned().collect();
         table.add_row([
             moment(entry.closed_at_us),
             entry.kind.to_string(),
@@ -229,7 +267,7 @@ pub fn history(entries: &[ClosedOperation]) -> String {
             outcome.to_owned(),
             seconds(entry.closed_at_us.saturating_sub(entry.started_at_us).max(0)),
             entry.write_pause_us.map_or("-".into(), |us| format!("{} ms", us / 1000)),
-            entry.evidence.as_ref().map_or("-", |e| e.name()).to_owned(),
+            evidence(&recorded, false).unwrap_or_else(|| "-".into()),
             entry.by.clone(),
         ]);
     }

@@ -1,7 +1,9 @@
 //! The settings file of the federator. Unknown keys are refused with their path; secrets come from
 //! files or the environment and are never printed.
 
+use crate::fencer::{Fencer, RawFencer};
 use config::{Config, Map, Source, Value as ConfigValue, ValueKind};
+use federator_core::formula::Formula;
 use node_agent_wire::federation::Policies;
 use node_agent_wire::{DcName, SlotName, yaml};
 use serde::Deserialize;
@@ -110,6 +112,8 @@ pub struct Datacenter {
     pub slot: SlotName,
     /// In a cascade, the standby datacenter that it follows.
     pub follows: Option<DcName>,
+    /// What makes sure that it accepts no writes any more.
+    pub fencer: Option<Fencer>,
 }
 
 /// The settings.
@@ -146,6 +150,7 @@ struct RawDatacenter {
     namespace: String,
     etcd: Vec<String>,
     follows: Option<String>,
+    fencer: Option<RawFencer>,
 }
 
 fn default_namespace() -> String {
@@ -170,17 +175,21 @@ struct RawPolicies {
     cold_start_after: Option<String>,
     switchover_lag_max: Option<String>,
     keep_divergent_wal: Option<bool>,
+    evidence: Option<String>,
 }
 
 const LOGIN: &[&str] = &["username", "password_file", "password_env"];
+const POLICIES: &[&str] =
+    &["cold_start_after", "switchover_lag_max", "keep_divergent_wal", "evidence"];
 /// What may stand where; `*` is any name.
-const KNOWN: [(&str, &[&str]); 8] = [
+const KNOWN: [(&str, &[&str]); 9] = [
     ("", &["federation", "datacenters", "credentials", "policies", "tls"]),
-    ("datacenters.*", &["scope", "namespace", "etcd", "follows"]),
+    ("datacenters.*", &["scope", "namespace", "etcd", "follows", "fencer"]),
+    ("datacenters.*.fencer", &["command", "timeout"]),
     ("credentials", &["superuser", "replication"]),
     ("credentials.superuser", LOGIN),
     ("credentials.replication", LOGIN),
-    ("policies", &["cold_start_after", "switchover_lag_max", "keep_divergent_wal"]),
+    ("policies", POLICIES),
     ("tls", &["cafile", "certfile", "keyfile"]),
     ("datacenters", &["*"]),
 ];
@@ -280,10 +289,14 @@ impl Settings {
                 return Err(at(&format!("{path}.etcd"), why.into()));
             }
             let slot = SlotName::from_name(&dc);
-            let RawDatacenter { scope, namespace, etcd, follows } = entry;
+            let RawDatacenter { scope, namespace, etcd, follows, fencer } = entry;
             let follows = follows.map(DcName::new);
-            let entry = Datacenter { scope, namespace, etcd, slot, follows };
-            datacenters.insert(DcName::new(dc), entry);
+            let fencer = fencer
+                .map(Fencer::new)
+                .transpose()
+                .map_err(|(key, why)| at(&format!("{path}.fencer.{key}"), why))?;
+            let datacenter = Datacenter { scope, namespace, etcd, slot, follows, fencer };
+            datacenters.insert(DcName::new(dc), datacenter);
         }
         circles(&datacenters).map_err(|(dc, why)| at(&format!("datacenters.{dc}.follows"), why))?;
         if datacenters.is_empty() {
@@ -393,6 +406,10 @@ fn policies(raw: &RawPolicies) -> Result<Policies, (&'static str, String)> {
     }
     if let Some(keep) = raw.keep_divergent_wal {
         policies.keep_divergent_wal = keep;
+    }
+    if let Some(text) = &raw.evidence {
+        let formula = Formula::parse(text).map_err(|why| ("evidence", why.to_string()))?;
+        policies.evidence = formula.to_string();
     }
     Ok(policies)
 }

@@ -4,11 +4,14 @@ const GOOD: &str = r#"
 federation: shop
 datacenters:
   dc1: {scope: shop-dc1, namespace: /service, etcd: ["127.20.1.1:2379"]}
-  dc.2: {scope: shop-dc2, etcd: ["a:2379", "b:2379"]}
+  dc.2: {scope: shop-dc2, etcd: ["a:2379", "b:2379"],
+         fencer: {command: [/bin/fence, --off], timeout: 5s}}
 credentials:
   superuser: {username: postgres, password_env: SUPER}
   replication: {username: replicator, password_env: REPL}
-policies: {cold_start_after: 2m, switchover_lag_max: 1MB, keep_divergent_wal: false}
+policies:
+  {cold_start_after: 2m, switchover_lag_max: 1MB, keep_divergent_wal: false,
+   evidence: acknowledged or (fenced-by-hook and attested)}
 "#;
 
 fn read(text: &str) -> Result<Settings, SettingsError> {
@@ -25,6 +28,10 @@ fn reads_a_whole_file() {
     assert_eq!(settings.policies.cold_start_after_s, 120);
     assert_eq!(settings.policies.switchover_lag_bytes_max, 1 << 20);
     assert!(!settings.policies.keep_divergent_wal);
+    assert_eq!(settings.policies.evidence, "acknowledged or (fenced-by-hook and attested)");
+    let fencer = second.fencer.as_ref().unwrap();
+    assert_eq!((&fencer.command[1], fencer.timeout.as_secs()), (&"--off".to_owned(), 5));
+    assert_eq!(settings.datacenters[&DcName::from("dc1")].fencer, None);
     assert_eq!(settings.superuser.password.expose(), "SUPER-pw");
     assert!(!format!("{settings:?}").contains("-pw"), "a password is printed");
 }
@@ -44,6 +51,12 @@ fn refuses_with_the_place() {
         ("1MB", "much", "policies.switchover_lag_max: \"much\" is not a number of bytes"),
         ("[\"127.20.1.1:2379\"]", "[]", "datacenters.dc1.etcd: at least one endpoint"),
         ("federation: shop", "federation: a b", "federation: \"a b\" may not contain"),
+        ("attested)", "trusted)", "policies.evidence: at character 37: one of acknowledged"),
+        ("evidence: acknowledged or", "evidence: or", "policies.evidence: at character 1:"),
+        ("[/bin/fence, --off]", "[]", "datacenters.dc.2.fencer.command: a program is expected"),
+        ("/bin/fence", "fence", "fencer.command: \"fence\" is not an absolute path"),
+        ("timeout: 5s", "timeout: 0s", "fencer.timeout: more than 0 is expected"),
+        ("timeout: 5s", "time: 5s", "unknown key datacenters.dc.2.fencer.time"),
         ("federation: shop", "federation: [", "line"),
         ("federation: shop", "", "federation"),
     ] {

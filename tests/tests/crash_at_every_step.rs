@@ -364,7 +364,8 @@ impl Scene {
 
     fn promotion_steps(&self, cause: Cause) -> Vec<Step> {
         let (from, to) = self.dcs();
-        promotion::steps(&from, &to, cause != Cause::AllLost)
+        let former_answers = cause != Cause::AllLost;
+        promotion::steps(&from, &to, promotion::Extent { former_answers, fencer: false })
     }
 
     async fn give_up(&self, dc: &str, cause: Cause) {

@@ -2,7 +2,7 @@
 //! the executor decides between its reads and writes, as pure functions of what was read.
 
 use crate::change::{self, ChangeError, moves_primary};
-use crate::evidence::{EvidenceError, FencingEvidence};
+use crate::evidence::{EvidenceError, EvidenceSet, FencingEvidence};
 use crate::inventory::NodeView;
 use crate::plan::{Plan, Step, StepKind};
 use node_agent_wire::federation::{Evidence, FederationRecord, FenceAck, Operation, OperationKind};
@@ -106,7 +106,7 @@ pub enum NoEvidence {
 #[must_use]
 pub fn commit_reads_former(operation: &Operation) -> bool {
     operation.kind == OperationKind::Promotion
-        && matches!(operation.evidence, Some(Evidence::Acknowledged { .. }))
+        && operation.all_evidence().any(|e| matches!(e, Evidence::Acknowledged { .. }))
 }
 
 /// The evidence of a commit. `former` is the former primary's record: as the fence left it at a
@@ -118,12 +118,12 @@ pub fn commit_evidence(
     operation: &Operation,
     former: Option<&FederationRecord>,
     system_id: Option<&SystemId>,
-) -> Result<FencingEvidence, NoEvidence> {
+) -> Result<EvidenceSet, NoEvidence> {
     if operation.kind != OperationKind::Promotion {
         let former = former.ok_or(NoEvidence::FormerUnknown)?;
-        return Ok(FencingEvidence::acknowledged(former, Some(operation), system_id)?);
+        return Ok(FencingEvidence::acknowledged(former, Some(operation), system_id)?.into());
     }
-    let evidence = FencingEvidence::of(operation)?;
+    let evidence = EvidenceSet::of(operation)?;
     if commit_reads_former(operation) {
         change::still_acknowledged(former.ok_or(NoEvidence::FormerUnknown)?, &operation.id)?;
     }

@@ -1,10 +1,15 @@
 //! Why it is safe that the former primary no longer accepts writes.
 //!
-//! A promotion can't be planned or committed without a [`FencingEvidence`], and each constructor
-//! does the checking. Best first: `acknowledged`, then an operator's word.
+//! A promotion can't be planned or committed without a set of [`FencingEvidence`] that satisfies
+//! the federation's policy, and each constructor does the checking. Best first: `acknowledged`,
+//! `lease-expired`, `fenced-by-hook`, then an operator's word.
 
+use crate::formula::{EvidenceKind, Formula, FormulaError, Kinds, names};
 use node_agent_wire::SystemId;
-use node_agent_wire::federation::{Evidence, FederationRecord, Operation, OperationKind};
+use node_agent_wire::federation::{Evidence, FederationRecord, Operation, OperationKind, Policies};
+
+/// The most that is kept of what a fencer says, in bytes.
+pub const FENCER_OUTPUT_MAX: usize = 2000;
 
 /// Checked evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +35,25 @@ pub enum EvidenceError {
     /// The operation carries none.
     #[error("the operation carries no evidence")]
     NoneRecorded,
+    /// The fencer did not succeed.
+    #[error("the fencer {0}")]
+    FencerFailed(String),
+    /// The record's policy is no formula.
+    #[error("the evidence policy \"{text}\" of the record can't be read: {why}")]
+    BadPolicy {
+        /// What stands there.
+        text: String,
+        /// Where it goes wrong.
+        why: FormulaError,
+    },
+    /// Not enough for the policy.
+    #[error("the evidence ({have}) is not enough: the policy is {policy}")]
+    Insufficient {
+        /// The names of what there is.
+        have: String,
+        /// The formula.
+        policy: String,
+    },
 }
 
 impl FencingEvidence {
@@ -73,14 +97,16 @@ impl FencingEvidence {
         Ok(Self(Evidence::Attested { by, reason, at_us }))
     }
 
-    /// The evidence that was checked when a promotion was taken, for its resumption.
+    /// The configured fencer ended: with `Some(0)` it has fenced. `output` is what it said; what is
+    /// kept of it is bounded, and free of control characters.
     ///
     /// # Errors
-    /// The operation is no promotion or carries none.
-    pub fn of(operation: &Operation) -> Result<Self, EvidenceError> {
-        match (&operation.evidence, operation.kind) {
-            (Some(evidence), OperationKind::Promotion) => Ok(Self(evidence.clone())),
-            (Some(_) | None, _) => Err(EvidenceError::NoneRecorded),
+    /// It exited with another code, or was ended by a signal.
+    pub fn fenced_by_hook(exit_code: Option<i32>, output: &str) -> Result<Self, EvidenceError> {
+        match exit_code {
+            Some(0) => Ok(Self(Evidence::FencedByHook { output: tamed(output) })),
+            Some(code) => Err(EvidenceError::FencerFailed(format!("exited with {code}"))),
+            None => Err(EvidenceError::FencerFailed("was ended by a signal".into())),
         }
     }
 
@@ -89,4 +115,112 @@ impl FencingEvidence {
     pub fn recorded(&self) -> &Evidence {
         &self.0
     }
+
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> EvidenceKind {
+        EvidenceKind::of(&self.0)
+    }
 }
+
+/// What a program said, for records and terminals: at most [`FENCER_OUTPUT_MAX`] bytes, the end of
+/// it, because that is where errors stand. Control characters other than line breaks become blanks.
+#[must_use]
+pub fn tamed(output: &str) -> String {
+    let tame = |c: char| if c.is_control() && c != '\n' { ' ' } else { c };
+    let clean: String = output.trim().chars().map(tame).collect();
+    let mut from = clean.len().saturating_sub(FENCER_OUTPUT_MAX);
+    while !clean.is_char_boundary(from) {
+        from += 1;
+    }
+    clean[from..].trim_start().to_owned()
+}
+
+/// All the evidence of one promotion: best first, at most one of a kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EvidenceSet(Vec<FencingEvidence>);
+
+impl EvidenceSet {
+    /// The evidence that was checked when a promotion was taken or fenced, for its resumption.
+    ///
+    /// # Errors
+    /// The operation is no promotion or carries none.
+    pub fn of(operation: &Operation) -> Result<Self, EvidenceError> {
+        let mut set = Self::default();
+        if operation.kind == OperationKind::Promotion {
+            operation.all_evidence().for_each(|one| set.add(FencingEvidence(one.clone())));
+        }
+        if set.0.is_empty() { Err(EvidenceError::NoneRecorded) } else { Ok(set) }
+    }
+
+    /// Adds one. Of a kind that is there, the new one is kept.
+    pub fn add(&mut self, evidence: FencingEvidence) {
+        self.0.retain(|there| there.kind() != evidence.kind());
+        self.0.push(evidence);
+        self.0.sort_by_key(FencingEvidence::kind);
+    }
+
+    /// The kinds that there are.
+    #[must_use]
+    pub fn kinds(&self) -> Kinds {
+        self.0.iter().map(FencingEvidence::kind).collect()
+    }
+
+    /// The best one.
+    #[must_use]
+    pub fn best(&self) -> Option<&FencingEvidence> {
+        self.0.first()
+    }
+
+    /// The form that is recorded, best first.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<Evidence> {
+        self.0.iter().map(|one| one.0.clone()).collect()
+    }
+
+    /// Whether it is enough for the policy of a record.
+    ///
+    /// # Errors
+    /// It is not, or the policy can't be read: then nothing is enough.
+    pub fn satisfies(&self, policies: &Policies) -> Result<(), EvidenceError> {
+        let formula = policy(policies)?;
+        let have = self.kinds();
+        match formula.satisfied(&have) {
+            true => Ok(()),
+            false => Err(EvidenceError::Insufficient {
+                have: if have.is_empty() { "none".into() } else { names(&have, ", ") },
+                policy: formula.to_string(),
+            }),
+        }
+    }
+}
+
+impl From<FencingEvidence> for EvidenceSet {
+    fn from(one: FencingEvidence) -> Self {
+        Self(vec![one])
+    }
+}
+
+/// The evidence policy of a record.
+///
+/// # Errors
+/// It is no formula.
+pub fn policy(policies: &Policies) -> Result<Formula, EvidenceError> {
+    Formula::parse(&policies.evidence)
+        .map_err(|why| EvidenceError::BadPolicy { text: policies.evidence.clone(), why })
+}
+
+/// Whether the fencer of the former primary has to be run: without `fenced-by-hook` the evidence of
+/// the operation is not enough, with it it is. The same before and after it was run.
+#[must_use]
+pub fn needs_fencer(have: &Kinds, policies: &Policies) -> bool {
+    let Ok(formula) = policy(policies) else { return false };
+    let hook = EvidenceKind::FencedByHook;
+    let without: Kinds = have.iter().copied().filter(|kind| *kind != hook).collect();
+    let with: Kinds = without.iter().copied().chain([hook]).collect();
+    !formula.satisfied(&without) && formula.satisfied(&with)
+}
+
+#[cfg(test)]
+#[path = "evidence_tests.rs"]
+mod tests;

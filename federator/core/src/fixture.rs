@@ -1,7 +1,7 @@
 //! A healthy federation of two datacenters to begin tests with.
 use crate::inventory::{DcView, Fact, Inventory, NodeView, Site, SlotView, SqlFacts, Versioned};
 use node_agent_wire::federation::{
-    DcEntry, FederationRecord, FenceAck, Operation, OperationKind, Phase, Policies, RECORD_VERSION,
+    DcEntry, FederationRecord, FenceAck, Operation, OperationKind, Policies, RECORD_VERSION,
 };
 use node_agent_wire::member::{MemberData, Role};
 use node_agent_wire::position::{Position, PrimarySeen};
@@ -48,19 +48,7 @@ pub(crate) fn ack() -> FenceAck {
 }
 
 pub(crate) fn operation(kind: OperationKind, from: &str, to: &str) -> Operation {
-    Operation {
-        id: "op-1".into(),
-        kind,
-        from: Some(from.into()),
-        to: to.into(),
-        next_epoch: Epoch(2),
-        phase: Phase::Running,
-        by: "ann".into(),
-        started_at_us: NOW,
-        evidence: None,
-        expected_loss: None,
-        journal: Vec::new(),
-    }
+    Operation::new("op-1".into(), kind, (Some(from.into()), to.into()), Epoch(2), ("ann", NOW))
 }
 
 fn node(writable: bool, slot: &str) -> NodeView {

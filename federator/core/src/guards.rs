@@ -182,6 +182,28 @@ pub enum Refusal {
         target: DcName,
         /// What was looked at, one line each.
         missing: Vec<String>,
+        /// The kinds that would be enough beside what there is: alternatives.
+        lacking: Vec<String>,
+        /// What to do: alternatives.
+        next: Vec<String>,
+    },
+    /// The evidence policy of the record is no formula.
+    #[error("{why}")]
+    BadPolicy {
+        /// Whose record.
+        dc: DcName,
+        /// Where it goes wrong.
+        why: String,
+    },
+    /// Another datacenter has more of the lost primary's WAL.
+    #[error("{dc} holds {more}")]
+    HoldsMore {
+        /// Which.
+        dc: DcName,
+        /// Who was to be promoted.
+        target: DcName,
+        /// How much.
+        more: String,
     },
     /// More loss than accepted.
     #[error("the promotion may lose {estimate}, more than --max-loss {limit}")]
@@ -310,9 +332,13 @@ impl Refusal {
             Self::LeaderKeyHeld { dc, .. } => format!(
                 "wait until the key expires, or federator fence {dc}; --force when the host is off"
             ),
-            Self::NoEvidence { dc, target, .. } => format!(
-                "when {dc} answers: federator fence {dc}; when you know that it is off or cut \
-                 off: federator promote {target} --attest 'REASON'"
+            Self::NoEvidence { next, .. } => next.join("; or "),
+            Self::BadPolicy { dc, .. } => format!(
+                "correct policies.evidence in the key `federation` of {dc}, or bring the primary \
+                 datacenter back and type: federator setup"
+            ),
+            Self::HoldsMore { dc, target, .. } => format!(
+                "federator promote {dc}; or, to give that up: federator promote {target} --force"
             ),
             Self::LossTooHigh { .. } => "bring the primary datacenter back, or accept more".into(),
             Self::OtherSystem { b, .. } => {

@@ -39,9 +39,12 @@ pub struct ClosedOperation {
     pub started_at_us: i64,
     /// When it was closed, microseconds since the Unix epoch.
     pub closed_at_us: i64,
-    /// The evidence of a promotion.
+    /// The best evidence of a promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// What else there was, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_evidence: Vec<Evidence>,
     /// The loss that the operator was shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_loss: Option<LossEstimate>,
@@ -74,6 +77,7 @@ impl ClosedOperation {
             started_at_us: operation.started_at_us,
             closed_at_us,
             evidence: operation.evidence.clone(),
+            further_evidence: operation.further_evidence.clone(),
             expected_loss: operation.expected_loss.clone(),
             write_pause_us,
             steps: operation.journal.clone(),

@@ -9,6 +9,7 @@ pub mod change;
 pub mod conditions;
 pub mod configuration;
 pub mod evidence;
+pub mod formula;
 pub mod guards;
 pub mod history;
 pub mod inventory;
@@ -19,6 +20,7 @@ pub mod planner;
 pub mod report;
 pub mod resume;
 pub mod topology;
+pub mod ways;
 
 #[cfg(test)]
 mod fixture;

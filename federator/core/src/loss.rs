@@ -89,25 +89,23 @@ pub fn possible(estimate: &LossEstimate) -> bool {
     estimate.bytes_max != Some(0)
 }
 
-/// What the operator accepts at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxLoss {
+/// What the operator accepts at most; what is not bounded is accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MaxLoss {
     /// Bytes of WAL.
-    Bytes(u64),
+    pub bytes: Option<u64>,
     /// Microseconds of transactions.
-    SpanUs(i64),
+    pub span_us: Option<i64>,
 }
 
 impl MaxLoss {
-    /// Whether the estimate stays within. An unknown bound does not.
+    /// Whether the estimate stays within each bound. One that is unknown does not.
     #[must_use]
     pub fn allows(self, estimate: &LossEstimate) -> bool {
-        match self {
-            Self::Bytes(limit) => estimate.bytes_max.is_some_and(|max| max <= limit),
-            Self::SpanUs(limit) => {
-                !possible(estimate) || estimate.span_us_max.is_some_and(|max| max <= limit)
-            }
-        }
+        let bytes = self.bytes.is_none_or(|limit| estimate.bytes_max.is_some_and(|m| m <= limit));
+        let span =
+            self.span_us.is_none_or(|limit| estimate.span_us_max.is_some_and(|m| m <= limit));
+        !possible(estimate) || bytes && span
     }
 }
 

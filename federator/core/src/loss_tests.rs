@@ -83,7 +83,7 @@ fn nothing_known_is_no_bound() {
         let estimate = estimate(target.as_ref(), None, Epoch(1), 10);
         assert_eq!((estimate.bytes_max, estimate.observation_age_us), (None, None));
         assert!(possible(&estimate));
-        assert!(!MaxLoss::Bytes(u64::MAX).allows(&estimate));
+        assert!(!MaxLoss { bytes: Some(u64::MAX), span_us: None }.allows(&estimate));
     }
     let old_epoch = position(5, None, Some(seen(9, 0, 0, 1)), 1);
     assert_eq!(estimate(Some(&old_epoch), None, Epoch(2), 10).bytes_max, None);
@@ -106,7 +106,7 @@ fn an_acknowledgement_makes_it_exact() {
     assert_eq!(behind.span_us_max, Some(50));
     let complete = exact(&ack, Some(&position(1200, Some(10), None, 0)), None, None, 60);
     assert_eq!((complete.bytes_max, complete.span_us_max), (Some(0), Some(0)));
-    assert!(!possible(&complete) && MaxLoss::Bytes(0).allows(&complete));
+    assert!(!possible(&complete) && MaxLoss { bytes: Some(0), span_us: Some(0) }.allows(&complete));
     // Received but not replayed beyond the checkpoint is not proof that all is there.
     let at_it = exact(&ack, Some(&position(1000, Some(10), None, 0)), None, None, 60);
     assert!(possible(&at_it));

@@ -2,7 +2,7 @@
 //! undone. The executor makes no choices beyond it.
 
 use crate::change::moves_primary;
-use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind, Phase};
+use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind};
 use node_agent_wire::{DcName, Epoch, OperationId, Revision};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub enum StepKind {
     Prepare,
     /// Fences the primary datacenter and waits for its acknowledgement.
     Fence,
+    /// Runs the fencer of the former primary.
+    Fencer,
     /// Waits until the target has replayed all WAL of the former primary.
     CatchUp,
     /// The point of no return.
@@ -54,6 +56,7 @@ impl StepKind {
             Self::Slots => "slots",
             Self::Prepare => "prepare",
             Self::Fence => "fence",
+            Self::Fencer => "fencer",
             Self::CatchUp => "catch-up",
             Self::Commit => "commit",
             Self::Promote => "promote",
@@ -116,8 +119,8 @@ pub struct Plan {
     pub by: String,
     /// When it was made, microseconds since the Unix epoch.
     pub made_at_us: i64,
-    /// The evidence of a promotion.
-    pub evidence: Option<Evidence>,
+    /// The evidence of a promotion, best first.
+    pub evidence: Vec<Evidence>,
     /// The loss that a promotion may bring.
     pub expected_loss: Option<LossEstimate>,
     /// The steps in order.
@@ -148,8 +151,12 @@ pub enum PlanDefect {
 }
 
 /// Pairs that are never the other way round, where both occur.
-const ORDER: [(StepKind, StepKind); 6] = [
+const ORDER: [(StepKind, StepKind); 9] = [
     (StepKind::Take, StepKind::Fence),
+    // The record first: whoever survives the fencer finds the fence.
+    (StepKind::Fence, StepKind::Fencer),
+    (StepKind::Take, StepKind::Fencer),
+    (StepKind::Fencer, StepKind::Commit),
     (StepKind::Fence, StepKind::CatchUp),
     (StepKind::CatchUp, StepKind::Commit),
     (StepKind::Commit, StepKind::Promote),
@@ -195,18 +202,18 @@ impl Plan {
     /// The operation as it goes into the records.
     #[must_use]
     pub fn operation(&self) -> Operation {
+        let mut best_first = self.evidence.iter().cloned();
         Operation {
-            id: self.id.clone(),
-            kind: self.kind,
-            from: self.from.clone(),
-            to: self.to.clone(),
-            next_epoch: self.next_epoch,
-            phase: Phase::Running,
-            by: self.by.clone(),
-            started_at_us: self.made_at_us,
-            evidence: self.evidence.clone(),
+            evidence: best_first.next(),
+            further_evidence: best_first.collect(),
             expected_loss: self.expected_loss.clone(),
-            journal: Vec::new(),
+            ..Operation::new(
+                self.id.clone(),
+                self.kind,
+                (self.from.clone(), self.to.clone()),
+                self.next_epoch,
+                (&self.by, self.made_at_us),
+            )
         }
     }
 
@@ -233,7 +240,8 @@ impl Plan {
                 return Err(PlanDefect::WrongSide(step.kind.name()));
             }
         }
-        if self.kind == OperationKind::Promotion && self.evidence.is_none() {
+        let none = self.evidence.is_empty() && place(StepKind::Fencer).is_none();
+        if self.kind == OperationKind::Promotion && none {
             return Err(PlanDefect::NoEvidence);
         }
         for (first, second) in ORDER {

@@ -119,8 +119,8 @@ enum Command {
         /// You know that the old primary has stopped, and how
         #[arg(long, value_name = "REASON")]
         attest: Option<String>,
-        /// Refuse when more than this may be lost: 64MB, 8192, 30s
-        #[arg(long, value_name = "BYTES|DURATION")]
+        /// Refuse when more than this may be lost: 64MB, 8192, 30s, or both: 64MB,30s
+        #[arg(long, value_name = "BYTES,DURATION")]
         max_loss: Option<String>,
     },
     /// Make a former primary datacenter a standby cluster of the present one

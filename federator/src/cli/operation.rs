@@ -30,7 +30,12 @@ pub(crate) fn request(session: &Session) -> Request {
 /// Shows what the planner answers, and carries the plan out.
 pub(crate) async fn carry_out(session: &Session, inventory: Inventory, answer: Answer) -> Exit {
     print!("{}", render::checklist(&answer.checklist));
-    let plan = match answer.outcome {
+    proceed(session, inventory, answer.outcome).await
+}
+
+/// The same, where the checklist has been shown.
+pub(crate) async fn proceed(session: &Session, inventory: Inventory, outcome: Outcome) -> Exit {
+    let plan = match outcome {
         Outcome::Plan(plan) => plan,
         Outcome::NothingToDo(why) => {
             println!("Nothing to do: {why}.");

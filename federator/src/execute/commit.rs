@@ -3,7 +3,8 @@
 use super::context::{Context, StepError};
 use crate::clock::now_us;
 use crate::records::{need_record, update_record};
-use federator_core::evidence::FencingEvidence;
+use federator_core::evidence::EvidenceSet;
+use federator_core::formula::names;
 use federator_core::plan::StepKind;
 use federator_core::{change, conditions};
 use node_agent_wire::federation::JournalEntry;
@@ -21,6 +22,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
         begun_at_us: now,
         done_at_us: None,
         note: String::new(),
+        parts: Vec::new(),
     };
     journal.push(promote.clone());
     let dcs = context.federation.dcs(&context.plan.to)?;
@@ -28,12 +30,12 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     let record =
         update_record(dcs, |record| change::commit(record, id, &evidence, &journal, now)).await?;
     context.journal.push(promote);
-    let kind = evidence.recorded().name();
-    Ok(format!("{} is primary at epoch {} ({kind})", record.primary, record.epoch))
+    let kinds = names(&evidence.kinds(), ", ");
+    Ok(format!("{} is primary at epoch {} ({kinds})", record.primary, record.epoch))
 }
 
 /// The evidence, checked again where it can have changed since it was taken.
-async fn evidence(context: &Context<'_>) -> Result<FencingEvidence, StepError> {
+async fn evidence(context: &Context<'_>) -> Result<EvidenceSet, StepError> {
     let operation = context.plan.operation();
     let read = match conditions::commit_reads_former(&operation) {
         true => Some(need_record(context.federation.dcs(&context.from()?)?).await?),

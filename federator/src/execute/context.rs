@@ -5,6 +5,7 @@ use crate::clock::now_us;
 use crate::concurrent::{Late, Local, all};
 use crate::dcs::DcsError;
 use crate::federation::{Cluster, Federation};
+use crate::fencer::FencerError;
 use crate::link::LinkError;
 use crate::records::{UpdateError, update_record};
 use crate::render::Progress;
@@ -41,6 +42,17 @@ pub enum StepError {
     /// The evidence is missing.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
+    /// The fencer could not be run to its end.
+    #[error(transparent)]
+    Fencer(#[from] FencerError),
+    /// The fencer did not fence: how it ended, and its standard error.
+    #[error("the fencer of {dc}: {how}")]
+    NotFenced {
+        /// Whose.
+        dc: DcName,
+        /// In words.
+        how: String,
+    },
     /// The deadline passed.
     #[error("waited {} s for {what}; last seen: {seen}", limit.as_secs_f32())]
     Deadline {
@@ -211,6 +223,7 @@ impl<'f> Context<'f> {
                 begun_at_us: now_us(),
                 done_at_us: None,
                 note: String::new(),
+                parts: Vec::new(),
             });
         }
         if Self::in_pause(kind) || kind == StepKind::Close { Ok(()) } else { self.flush().await }
@@ -232,6 +245,7 @@ impl<'f> Context<'f> {
             | StepKind::Slots
             | StepKind::Prepare
             | StepKind::Fence
+            | StepKind::Fencer
             | StepKind::CatchUp
             | StepKind::Commit
             | StepKind::Repoint

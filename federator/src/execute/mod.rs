@@ -11,6 +11,7 @@ mod close;
 mod commit;
 mod context;
 mod fence;
+mod fencer;
 mod link;
 mod promote;
 mod record;
@@ -149,6 +150,7 @@ async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepEr
         StepKind::Slots => slots::run(context).await,
         StepKind::Prepare => slots::prepare(context).await,
         StepKind::Fence => fence::run(context).await,
+        StepKind::Fencer => fencer::run(context).await,
         StepKind::CatchUp => catch_up::run(context).await,
         StepKind::Commit => commit::run(context).await,
         StepKind::Promote => promote::run(context).await,

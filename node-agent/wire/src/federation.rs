@@ -133,15 +133,50 @@ pub struct Operation {
     pub by: String,
     /// When, in microseconds since the Unix epoch.
     pub started_at_us: i64,
-    /// The evidence that allows the commit of a promotion.
+    /// The best evidence that allows the commit of a promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// What else there is, best first, at most one of a kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_evidence: Vec<Evidence>,
     /// The loss that was expected when the operator decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_loss: Option<LossEstimate>,
     /// What has been begun and done, in order.
     #[serde(default)]
     pub journal: Vec<JournalEntry>,
+}
+
+impl Operation {
+    /// One that begins: running, without evidence, nothing done yet.
+    #[must_use]
+    pub fn new(
+        id: OperationId,
+        kind: OperationKind,
+        (from, to): (Option<DcName>, DcName),
+        next_epoch: Epoch,
+        (by, started_at_us): (&str, i64),
+    ) -> Self {
+        Self {
+            id,
+            kind,
+            from,
+            to,
+            next_epoch,
+            phase: Phase::Running,
+            by: by.to_owned(),
+            started_at_us,
+            evidence: None,
+            further_evidence: Vec::new(),
+            expected_loss: None,
+            journal: Vec::new(),
+        }
+    }
+
+    /// All the evidence, best first.
+    pub fn all_evidence(&self) -> impl Iterator<Item = &Evidence> {
+        self.evidence.iter().chain(&self.further_evidence)
+    }
 }
 
 /// Forward, or on the way back.
@@ -169,6 +204,9 @@ pub struct JournalEntry {
     /// What was found, in words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub note: String,
+    /// The parts that are done, of a step that goes part by part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<String>,
 }
 
 /// Why it is safe that the former primary datacenter no longer accepts writes, best first.
@@ -242,6 +280,9 @@ pub struct Claim {
     /// What proved that the former primary had stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
+    /// What else did, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_evidence: Vec<Evidence>,
     /// When, in microseconds since the Unix epoch.
     pub at_us: i64,
 }
@@ -313,7 +354,13 @@ pub struct Policies {
     pub switchover_lag_bytes_max: u64,
     /// Divergent WAL is kept beside the data directory before it is rewound.
     pub keep_divergent_wal: bool,
+    /// Which evidence a promotion needs: a formula over the names of [`Evidence`]. Kept as text: a
+    /// record that holds one which cannot be read is readable all the same, and promotes nobody.
+    pub evidence: String,
 }
+
+/// Any one piece of evidence.
+pub const ANY_EVIDENCE: &str = "acknowledged or lease-expired or fenced-by-hook or attested";
 
 impl Default for Policies {
     fn default() -> Self {
@@ -321,6 +368,7 @@ impl Default for Policies {
             cold_start_after_s: 60,
             switchover_lag_bytes_max: 64 * 1024 * 1024,
             keep_divergent_wal: true,
+            evidence: ANY_EVIDENCE.to_owned(),
         }
     }
 }

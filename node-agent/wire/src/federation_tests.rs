@@ -53,3 +53,25 @@ fn json_is_stable_and_lenient() {
     let evidence = Evidence::Attested { by: "ann".into(), reason: "power off".into(), at_us: 1 };
     assert_eq!(serde_json::to_value(evidence).expect("json")["kind"], "attested");
 }
+
+#[test]
+fn records_of_the_time_before_are_read() {
+    let mut value = serde_json::to_value(record("dc1", 2, "dc1")).expect("json");
+    let ack = serde_json::json!({
+        "node": "a", "checkpoint": 16, "timeline": 1, "system_id": "7", "at_us": 1});
+    value["policies"] = serde_json::json!({
+        "cold_start_after_s": 9, "switchover_lag_bytes_max": 1, "keep_divergent_wal": false});
+    value["claim"] = serde_json::json!({"operation": "op-1", "kind": "promotion", "at_us": 1,
+        "evidence": {"kind": "acknowledged", "ack": ack}});
+    value["operation"] = serde_json::json!({"id": "op-2", "kind": "promotion", "to": "dc1",
+        "next_epoch": 3, "phase": "running", "by": "ann", "started_at_us": 1,
+        "evidence": {"kind": "attested", "by": "ann", "reason": "off", "at_us": 1},
+        "journal": [{"step": "take", "begun_at_us": 1}]});
+    let read: FederationRecord = serde_json::from_value(value).expect("the old form");
+    assert_eq!(read.policies.evidence, ANY_EVIDENCE);
+    assert_eq!(read.policies.cold_start_after_s, 9);
+    let operation = read.operation.expect("the operation");
+    assert_eq!(operation.evidence.as_ref().map(Evidence::name), Some("attested"));
+    assert!(operation.further_evidence.is_empty() && operation.journal[0].parts.is_empty());
+    assert!(read.claim.expect("the claim").further_evidence.is_empty());
+}

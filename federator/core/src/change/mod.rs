@@ -7,16 +7,18 @@
 
 mod back;
 mod by_hand;
+mod commit;
 mod members;
 
 pub use back::{AbortBegun, begin_abort, turn_back};
 pub use by_hand::{confirm, operator_fence, operator_lift};
+pub use commit::{add_evidence, commit, may_lead, still_acknowledged};
 pub use members::refresh;
 
-use crate::evidence::FencingEvidence;
+use crate::evidence::EvidenceError;
 use node_agent_wire::federation::{
-    Claim, DcEntry, FederationRecord, Fence, JournalEntry, Operation, OperationKind, Phase,
-    Policies, RECORD_VERSION, RecordRule,
+    DcEntry, FederationRecord, Fence, JournalEntry, Operation, OperationKind, Phase, Policies,
+    RECORD_VERSION, RecordRule,
 };
 use node_agent_wire::{DcName, Epoch, OperationId};
 use std::collections::BTreeMap;
@@ -89,6 +91,14 @@ pub enum ChangeError {
     EvidenceGone {
         /// Whose record.
         dc: DcName,
+    },
+    /// The evidence is not enough for the record's policy.
+    #[error("{dc} may not be promoted: {why}")]
+    NoEvidence {
+        /// Whose record.
+        dc: DcName,
+        /// What is missing.
+        why: EvidenceError,
     },
     /// Only the primary datacenter can be fenced by hand, and followed.
     #[error("{dc} is not the primary datacenter: its record names {primary}")]
@@ -314,85 +324,6 @@ pub fn fence(record: &FederationRecord, operation: &Operation, now_us: i64) -> C
         ack: None,
     };
     checked(record, FederationRecord { fence: Some(fence), ..record.clone() })
-}
-
-/// Whether the fence that an `acknowledged` promotion rests on is still in the former primary's
-/// record, held by the operation so that nobody else can lift it.
-///
-/// # Errors
-/// The operation does not hold the record, or the acknowledged fence is gone.
-pub fn still_acknowledged(record: &FederationRecord, id: &OperationId) -> Result<(), ChangeError> {
-    ours(record, id)?;
-    match record.fence.as_ref().and_then(|f| f.ack.as_ref()) {
-        Some(_) => Ok(()),
-        None => Err(ChangeError::EvidenceGone { dc: record.dc.clone() }),
-    }
-}
-
-/// The commit: the one change after which the operation's target is the primary datacenter.
-/// `journal` rides along, so that no second write is needed inside the write pause.
-///
-/// # Errors
-/// The operation is gone, turned back, or the target is fenced.
-pub fn commit(
-    record: &FederationRecord,
-    id: &OperationId,
-    evidence: &FencingEvidence,
-    journal: &[JournalEntry],
-    now_us: i64,
-) -> Change {
-    let there = ours(record, id)?;
-    if there.phase == Phase::Committed {
-        return Ok(None);
-    }
-    let operation = running(record, id)?;
-    if let Some(fence) = &record.fence {
-        let reason = fence.reason.clone();
-        return Err(ChangeError::Fenced { dc: record.dc.clone(), reason });
-    }
-    if record.epoch.next() != operation.next_epoch {
-        let planned = Epoch(operation.next_epoch.0.saturating_sub(1));
-        return Err(ChangeError::EpochMoved {
-            dc: record.dc.clone(),
-            planned,
-            found: record.epoch,
-        });
-    }
-    let mut next = record.clone();
-    next.epoch = operation.next_epoch;
-    next.primary = operation.to.clone();
-    next.claim = Some(Claim {
-        operation: id.clone(),
-        kind: operation.kind,
-        evidence: Some(evidence.recorded().clone()),
-        at_us: now_us,
-    });
-    next.streamed = false;
-    next.confirmed = None;
-    let mut operation = operation.clone();
-    operation.phase = Phase::Committed;
-    operation.evidence = Some(evidence.recorded().clone());
-    merge_journal(&mut operation.journal, journal);
-    next.operation = Some(operation);
-    checked(record, next)
-}
-
-/// Whether the target of a committed operation may leave standby mode. Who finds the operation
-/// gone was overtaken by somebody who went on with it.
-///
-/// # Errors
-/// The operation is gone or not committed, or another datacenter is primary meanwhile.
-pub fn may_lead(record: &FederationRecord, id: &OperationId) -> Result<(), ChangeError> {
-    let operation = ours(record, id)?;
-    if !record.names_us() {
-        let (dc, primary) = (record.dc.clone(), record.primary.clone());
-        return Err(ChangeError::NotPrimary { dc, primary });
-    }
-    if record.epoch != operation.next_epoch {
-        let (dc, found) = (record.dc.clone(), record.epoch);
-        return Err(ChangeError::EpochMoved { dc, planned: operation.next_epoch, found });
-    }
-    Ok(())
 }
 
 /// Makes a datacenter follow `winner`'s epoch, free of its fence: done once its configuration

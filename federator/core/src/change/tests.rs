@@ -2,12 +2,12 @@
 //! primary write beside the new one. Method: arbitrary interleavings of every change on the records
 //! of two datacenters, by an executor, a second one, an aborter and an operator.
 use super::*;
-use crate::evidence::FencingEvidence;
+use crate::evidence::{EvidenceSet, FencingEvidence};
 use crate::fixture::{ack, operation, record};
 use proptest::prelude::*;
 
-fn attested() -> FencingEvidence {
-    FencingEvidence::attested("ann", "power is off", 1).unwrap()
+fn attested() -> EvidenceSet {
+    FencingEvidence::attested("ann", "power is off", 1).unwrap().into()
 }
 
 fn switchover() -> Operation {
@@ -131,6 +131,73 @@ fn followers_and_returners() {
 }
 
 /// One act of somebody on the two records.
+#[test]
+fn a_promotion_commits_only_on_enough_evidence() {
+    let hook = FencingEvidence::fenced_by_hook(Some(0), "off").unwrap();
+    let promotion = Operation { kind: OperationKind::Promotion, ..switchover() };
+    let mut held = with(&record("dc2", 1, "dc1"), &promotion);
+    for (policy, with_hook, expected) in [
+        ("attested", false, true),
+        ("fenced-by-hook and attested", false, false),
+        ("fenced-by-hook and attested", true, true),
+        ("acknowledged", true, false),
+        ("no formula", true, false),
+    ] {
+        held.policies.evidence = policy.into();
+        let mut evidence = attested();
+        if with_hook {
+            evidence.add(hook.clone());
+        }
+        let result = commit(&held, &promotion.id, &evidence, &[], 9);
+        let refused = matches!(&result, Err(ChangeError::NoEvidence { .. }));
+        assert_eq!((result.is_ok(), refused), (expected, !expected), "{policy}: {result:?}");
+        if let Ok(Some(next)) = result {
+            let claim = next.claim.unwrap();
+            let names: Vec<_> =
+                claim.evidence.iter().chain(&claim.further_evidence).map(|e| e.name()).collect();
+            let all: &[&str] =
+                if with_hook { &["fenced-by-hook", "attested"] } else { &["attested"] };
+            assert_eq!(names, all);
+            assert!(next.operation.unwrap().all_evidence().map(|e| e.name()).eq(names));
+        }
+    }
+    held.policies.evidence = "attested".into();
+    let nothing = commit(&held, &promotion.id, &EvidenceSet::default(), &[], 9);
+    assert!(matches!(nothing, Err(ChangeError::NoEvidence { .. })));
+    let planned = with(&record("dc2", 1, "dc1"), &switchover());
+    let nothing = commit(&planned, &promotion.id, &EvidenceSet::default(), &[], 9);
+    assert!(matches!(nothing, Err(ChangeError::NoEvidence { .. })));
+}
+
+#[test]
+fn evidence_is_added_before_the_commit_only() {
+    let hook = FencingEvidence::fenced_by_hook(Some(0), "off").unwrap();
+    let line = JournalEntry {
+        step: "fencer".into(),
+        begun_at_us: 1,
+        done_at_us: Some(2),
+        note: String::new(),
+        parts: Vec::new(),
+    };
+    let mut promotion = Operation { kind: OperationKind::Promotion, ..switchover() };
+    promotion.evidence = attested().best().map(|one| one.recorded().clone());
+    let held = with(&record("dc2", 1, "dc1"), &promotion);
+    let lines = [line];
+    let next = add_evidence(&held, &promotion.id, &hook, &lines).unwrap().unwrap();
+    let operation = next.operation.as_ref().unwrap();
+    assert!(operation.all_evidence().map(|e| e.name()).eq(["fenced-by-hook", "attested"]));
+    assert_eq!(operation.journal, lines);
+    assert_eq!(add_evidence(&next, &promotion.id, &hook, &lines), Ok(None));
+    for (phase, kind) in [
+        (Phase::Aborting, OperationKind::Promotion),
+        (Phase::Committed, OperationKind::Promotion),
+        (Phase::Running, OperationKind::Switchover),
+    ] {
+        let other = with(&held, &Operation { phase, kind, ..promotion.clone() });
+        assert!(add_evidence(&other, &promotion.id, &hook, &[]).is_err(), "{phase:?} {kind}");
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Act {
     TakeTarget,
@@ -194,7 +261,7 @@ impl World {
                 let own = Some(&self.operation).filter(|_| planned);
                 let held = planned || still_acknowledged(source, &id).is_ok();
                 match FencingEvidence::acknowledged(source, own, None) {
-                    Ok(evidence) if held => commit(target, &id, &evidence, &[], 1),
+                    Ok(evidence) if held => commit(target, &id, &evidence.into(), &[], 1),
                     Ok(_) | Err(_) => Ok(None),
                 }
             }

@@ -208,7 +208,12 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
     let steps = match operation.kind {
         OperationKind::Setup => setup::steps(&primary, &followers),
         OperationKind::Switchover => switchover::steps(&former, &operation.to),
-        OperationKind::Promotion => promotion::steps(&former, &operation.to, former_answers),
+        OperationKind::Promotion => {
+            let record = inventory.view(&operation.to).and_then(|view| view.record());
+            let policies = record.map(|record| record.policies.clone()).unwrap_or_default();
+            let extent = promotion::Extent::of(operation, &policies, former_answers);
+            promotion::steps(&former, &operation.to, extent)
+        }
         OperationKind::Rejoin | OperationKind::Fence => rejoin::steps(&operation.to, &primary),
     };
     Plan {
@@ -225,7 +230,7 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
         parent: parent(inventory),
         by: operation.by.clone(),
         made_at_us: operation.started_at_us,
-        evidence: operation.evidence.clone(),
+        evidence: operation.all_evidence().cloned().collect(),
         expected_loss: operation.expected_loss.clone(),
         steps,
     }

@@ -149,8 +149,16 @@ fn quick_ping_pong_needs_force() {
     planned(switchover::plan(&inventory, &"dc2".into(), &forced()));
 }
 
+fn bytes(limit: u64) -> MaxLoss {
+    MaxLoss { bytes: Some(limit), span_us: None }
+}
+
+fn span(limit_us: i64) -> MaxLoss {
+    MaxLoss { bytes: None, span_us: Some(limit_us) }
+}
+
 fn attest() -> Intent {
-    Intent { attest: Some("the power is off".into()), max_loss: None }
+    Intent { attest: Some("the power is off".into()), ..Intent::default() }
 }
 
 #[test]
@@ -161,7 +169,7 @@ fn no_evidence_no_promotion() {
     let found = refusals(&answer);
     assert_eq!(found, ["nothing proves that dc1 has stopped accepting writes"]);
     let plan = planned(promotion::plan(&inventory, &"dc2".into(), &attest(), &request()));
-    assert_eq!(plan.evidence.as_ref().map(Evidence::name), Some("attested"));
+    assert_eq!(plan.evidence.first().map(Evidence::name), Some("attested"));
     assert!(plan.steps.iter().all(|s| s.kind != StepKind::Fence), "dc1 can't be fenced");
     let loss = plan.expected_loss.unwrap();
     // Behind 1000 at the observation; since then 0.8 s and one TTL at twice 2000 bytes a second.
@@ -183,7 +191,7 @@ fn a_plan_of_a_promotion_without_evidence_is_defective() {
     let mut inventory = inventory();
     lose(&mut inventory, "dc1");
     let mut plan = planned(promotion::plan(&inventory, &"dc2".into(), &attest(), &request()));
-    plan.evidence = None;
+    plan.evidence.clear();
     assert_eq!(plan.check(), Err(crate::plan::PlanDefect::NoEvidence));
 }
 
@@ -193,7 +201,7 @@ fn an_acknowledged_fence_is_the_better_evidence() {
     record_mut(&mut inventory, "dc1").fence = fence_of(2, true);
     node_mut(&mut inventory, "dc1").writable = false;
     let plan = planned(promotion::plan(&inventory, &"dc2".into(), &attest(), &request()));
-    assert_eq!(plan.evidence.as_ref().map(Evidence::name), Some("acknowledged"));
+    assert_eq!(plan.evidence.first().map(Evidence::name), Some("acknowledged"));
     assert_eq!(plan.expected_loss.as_ref().unwrap().bytes_max, Some(0));
     assert!(plan.steps.iter().any(|s| s.kind == StepKind::Fence));
     // A fence of an earlier epoch, or of another database system, proves nothing.
@@ -260,17 +268,20 @@ fn max_loss_refuses_beyond_and_when_unknown() {
     let mut inventory = inventory();
     lose(&mut inventory, "dc1");
     for (max, allowed) in [
-        (MaxLoss::Bytes(32_391), false),
-        (MaxLoss::Bytes(32_392), true),
-        (MaxLoss::SpanUs(499_999), false),
-        (MaxLoss::SpanUs(500_000), true),
+        (bytes(32_391), false),
+        (bytes(32_392), true),
+        (span(499_999), false),
+        (span(500_000), true),
+        (MaxLoss { span_us: Some(499_999), ..bytes(32_392) }, false),
+        (MaxLoss { span_us: Some(500_000), ..bytes(32_391) }, false),
+        (MaxLoss { span_us: Some(500_000), ..bytes(32_392) }, true),
     ] {
         let intent = Intent { max_loss: Some((max, "x".into())), ..attest() };
         let answer = promotion::plan(&inventory, &"dc2".into(), &intent, &request());
         assert_eq!(refusals(&answer).is_empty(), allowed, "{max:?}");
     }
     view(&mut inventory, "dc2").position.as_mut().unwrap().primary_seen = None;
-    let max_loss = Some((MaxLoss::Bytes(u64::MAX), "x".into()));
+    let max_loss = Some((bytes(u64::MAX), "x".into()));
     let intent = Intent { max_loss, ..attest() };
     let found = refusals(&promotion::plan(&inventory, &"dc2".into(), &intent, &request()));
     assert_eq!(found.len(), 1, "{found:?}");
@@ -461,4 +472,21 @@ fn a_datacenter_whose_source_is_lost_rejoins_the_primary() {
     wished.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
     let plan = planned(setup::plan(&wished, None, &request()));
     assert_eq!(plan.followers, BTreeSet::from(["dc3".into()]));
+}
+
+#[test]
+fn policies_are_changed_by_a_setup_while_the_primary_answers() {
+    let mut changed = request();
+    changed.policies.evidence = "acknowledged".into();
+    let same = setup::plan(&inventory(), None, &request());
+    assert!(matches!(same.outcome, Outcome::NothingToDo(_)), "{same:?}");
+    let plan = planned(setup::plan(&inventory(), None, &changed));
+    assert_eq!((plan.steps[0].kind, plan.to.as_str()), (StepKind::Record, "dc2"));
+    let mut lost = inventory();
+    lose(&mut lost, "dc1");
+    assert!(!refusals(&setup::plan(&lost, Some(&"dc1".into()), &changed)).is_empty());
+    let mut silent = inventory();
+    let unknown = Fact::Unknown { since_us: NOW, why: "timeout".into() };
+    view(&mut silent, "dc1").nodes.insert("dc1-pg1".into(), unknown);
+    assert!(!refusals(&setup::plan(&silent, Some(&"dc1".into()), &changed)).is_empty());
 }

@@ -1,17 +1,24 @@
 //! Guarded promotion: the primary datacenter is lost, another one takes over on evidence.
 
+mod proof;
+mod rivals;
+mod steps;
+
+pub use rivals::{Rival, rivals};
+pub use steps::{Extent, steps};
+
 use super::{
     Answer, Request, agent_answers, conclude, followers, leader_runs, no_operation, parent,
-    reachable, record_of, step, unknown_dc, warn_of_silent,
+    reachable, record_of, unknown_dc, warn_of_silent,
 };
-use crate::evidence::{EvidenceError, FencingEvidence};
+use crate::evidence::FencingEvidence;
 use crate::guards::{Checklist, Refusal};
-use crate::inventory::{DcView, Fact, Inventory};
+use crate::inventory::{DcView, Inventory};
 use crate::loss::{self, MaxLoss};
-use crate::plan::{Plan, Step, StepKind};
+use crate::plan::Plan;
 use node_agent_wire::federation::{Evidence, FederationRecord, LossEstimate, OperationKind};
 use node_agent_wire::position::Position;
-use node_agent_wire::{DcName, Lsn, SystemId};
+use node_agent_wire::{DcName, Lsn};
 
 /// What the operator said beside the target.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +27,8 @@ pub struct Intent {
     pub attest: Option<String>,
     /// `--max-loss`, with its text.
     pub max_loss: Option<(MaxLoss, String)>,
+    /// The settings name a fencer for the primary datacenter.
+    pub fencer: bool,
 }
 
 /// Plans the promotion of `to`.
@@ -49,10 +58,13 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
     primary_state(&mut list, inventory, (&from, to), request);
     let estimate = estimate(inventory, to, record, &from, request.now_us);
     bound(&mut list, &estimate, intent);
-    let evidence = gather(&mut list, inventory, (&from, to), intent, request);
+    rivals::check(&mut list, inventory, (&from, to), &estimate, request);
+    let proof = proof::gather(&mut list, inventory, (&from, to), (intent, request), record);
     warn_of_silent(&mut list, inventory, &[&from, to]);
     let former_answers = record_of(inventory, &from).is_ok();
     conclude(list, || {
+        let proof = proof?;
+        let extent = Extent { former_answers, fencer: proof.fencer };
         Some(Plan {
             id: request.id.clone(),
             kind: OperationKind::Promotion,
@@ -64,9 +76,9 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
             parent: parent(inventory),
             by: request.by.clone(),
             made_at_us: request.now_us,
-            evidence: Some(evidence?.recorded().clone()),
+            evidence: proof.set.recorded(),
             expected_loss: Some(estimate),
-            steps: steps(&from, to, former_answers),
+            steps: steps(&from, to, extent),
         })
     })
 }
@@ -184,6 +196,13 @@ fn primary_state(
     }
 }
 
+/// What the promotion of `to` may lose, as of the inventory; `None` without a record.
+#[must_use]
+pub fn estimate_for(inventory: &Inventory, to: &DcName) -> Option<LossEstimate> {
+    let record = inventory.view(to)?.record()?;
+    Some(estimate(inventory, to, record, &record.primary, inventory.at_us))
+}
+
 fn received(view: &DcView) -> (Option<Lsn>, Option<Lsn>) {
     let node = view.leader_node();
     (node.map(|n| n.lsn).filter(|l| l.0 > 0), node.map(|n| n.replay_lsn).filter(|l| l.0 > 0))
@@ -216,7 +235,7 @@ pub fn estimate(
     let (received, replayed) = received(view);
     let target = position(view);
     let target = target.as_ref();
-    let acknowledged = acknowledged(inventory, from, to);
+    let acknowledged = proof::acknowledged(inventory, from, to);
     match acknowledged.as_ref().map(FencingEvidence::recorded) {
         Ok(Evidence::Acknowledged { ack }) if view.timeline() == Some(ack.timeline) => {
             loss::exact(ack, target, received, replayed, now_us)
@@ -229,20 +248,6 @@ pub fn estimate(
         )
         | Err(_) => loss::estimate(target, received, record.epoch, now_us),
     }
-}
-
-fn acknowledged(
-    inventory: &Inventory,
-    from: &DcName,
-    to: &DcName,
-) -> Result<FencingEvidence, EvidenceError> {
-    let former = inventory
-        .view(from)
-        .and_then(DcView::record)
-        .ok_or_else(|| EvidenceError::NotAcknowledged(from.to_string()))?;
-    let target = inventory.view(to);
-    let system: Option<&SystemId> = target.and_then(|v| v.initialize.as_ref());
-    FencingEvidence::acknowledged(former, None, system)
 }
 
 fn bound(list: &mut Checklist, estimate: &LossEstimate, intent: &Intent) {
@@ -280,115 +285,6 @@ pub fn describe(estimate: &LossEstimate) -> String {
     format!("{bytes}, {span} ({age})")
 }
 
-/// The best evidence there is, or the refusal with everything that is missing.
-fn gather(
-    list: &mut Checklist,
-    inventory: &Inventory,
-    (from, to): (&DcName, &DcName),
-    intent: &Intent,
-    request: &Request,
-) -> Option<FencingEvidence> {
-    let mut missing = Vec::new();
-    match acknowledged(inventory, from, to) {
-        Ok(evidence) => {
-            list.ok("evidence", format!("acknowledged: {from} has confirmed that it stopped"));
-            return Some(evidence);
-        }
-        Err(error) => {
-            let silent = match inventory.dcs.get(from) {
-                Some(Fact::Unknown { .. }) => " and does not answer",
-                Some(Fact::Known(_)) | None => "",
-            };
-            missing.push(format!("acknowledged: {error}{silent}"));
-        }
-    }
-    match &intent.attest {
-        Some(reason) => match FencingEvidence::attested(&request.by, reason, request.now_us) {
-            Ok(evidence) => {
-                list.warn(
-                    "evidence",
-                    format!("attested by {}, the weakest kind: {}", request.by, reason.trim()),
-                );
-                return Some(evidence);
-            }
-            Err(error) => missing.push(format!("attested: {error}")),
-        },
-        None => missing.push("attested: nobody has stated that it is off (--attest)".into()),
-    }
-    let (dc, target) = (from.clone(), to.clone());
-    list.refuse("evidence", Refusal::NoEvidence { dc, target, missing });
-    None
-}
-
-/// The steps of a promotion; the former primary is fenced first where its DCS answers.
-#[must_use]
-pub fn steps(from: &DcName, to: &DcName, former_answers: bool) -> Vec<Step> {
-    let mut list = vec![step(
-        StepKind::Take,
-        [
-            "no other operation in the records",
-            &format!("writes the operation into the record of {to}, and of {from} if it answers"),
-            "the operation is removed",
-            "the record holds the operation",
-        ],
-        false,
-    )];
-    if former_answers {
-        list.push(step(
-            StepKind::Fence,
-            [
-                &format!("the DCS of {from} answers"),
-                &format!("fences {from}, so that it can't accept writes when it returns"),
-                "the fence is lifted",
-                &format!("the record of {from} is fenced"),
-            ],
-            false,
-        ));
-    }
-    list.push(step(
-        StepKind::Commit,
-        [
-            "there is evidence, and nobody has turned the operation back",
-            &format!("the record of {to} names {to} as primary at the next epoch"),
-            "",
-            "no way back",
-        ],
-        false,
-    ));
-    list.push(step(
-        StepKind::Promote,
-        [
-            "committed",
-            &format!("{to} leaves standby mode, its leader is promoted"),
-            "",
-            &format!("{to} accepts writes"),
-        ],
-        true,
-    ));
-    list.push(step(
-        StepKind::Repoint,
-        [
-            "committed",
-            &format!("every other datacenter that answers follows {to}; {from} needs a rejoin"),
-            "",
-            &format!("their records name {to}"),
-        ],
-        true,
-    ));
-    list.push(step(
-        StepKind::Verify,
-        [&format!("{to} accepts writes"), "writes a probe", "", "the probe is committed"],
-        true,
-    ));
-    list.push(step(
-        StepKind::Close,
-        [
-            "verified",
-            "removes the operation from the records, adds it to the history",
-            "",
-            "no operation in progress",
-        ],
-        true,
-    ));
-    list
-}
+#[cfg(test)]
+#[path = "promotion/promotion_tests.rs"]
+mod tests;

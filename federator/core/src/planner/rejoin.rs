@@ -69,7 +69,7 @@ pub fn plan(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
             parent: parent(inventory),
             by: request.by.clone(),
             made_at_us: request.now_us,
-            evidence: None,
+            evidence: Vec::new(),
             expected_loss: None,
             steps: steps(dc, &primary),
         })

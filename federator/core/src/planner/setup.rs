@@ -46,8 +46,13 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
             }
         }
     }
+    // New policies are written like a setup, while the primary answers: its checks are the same.
+    let stale = inventory.records().any(|(_, record)| record.policies != request.policies);
+    if stale {
+        list.warn("policies", "the records hold others than the settings: they are written anew");
+    }
     let done = |dc: &DcName| joined(inventory, dc) && in_place(inventory, dc, &primary);
-    let open: BTreeSet<DcName> = standbys.into_iter().filter(|dc| !done(dc)).collect();
+    let open: BTreeSet<DcName> = standbys.into_iter().filter(|dc| stale || !done(dc)).collect();
     if open.is_empty() && list.refusals().is_empty() {
         let why = "every datacenter streams already".to_owned();
         return Answer { checklist: list, outcome: Outcome::NothingToDo(why) };
@@ -64,7 +69,7 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
             parent: parent(inventory),
             by: request.by.clone(),
             made_at_us: request.now_us,
-            evidence: None,
+            evidence: Vec::new(),
             expected_loss: None,
             steps: steps(&primary, &open),
             followers: open,

@@ -59,7 +59,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
             parent: parent(inventory),
             by: request.by.clone(),
             made_at_us: request.now_us,
-            evidence: None,
+            evidence: Vec::new(),
             expected_loss: None,
             steps: steps(&from, to),
         })

@@ -313,19 +313,9 @@ fn any_fence(epoch: u64, acked: bool) -> Fence {
 }
 
 fn any_operation(epoch: u64, planned: bool) -> Operation {
-    Operation {
-        id: "op".into(),
-        kind: if planned { OperationKind::Switchover } else { OperationKind::Promotion },
-        from: Some("dc1".into()),
-        to: "dc2".into(),
-        next_epoch: Epoch(epoch).next(),
-        phase: Phase::Running,
-        by: "ann".into(),
-        started_at_us: WALL_US,
-        evidence: None,
-        expected_loss: None,
-        journal: Vec::new(),
-    }
+    let kind = if planned { OperationKind::Switchover } else { OperationKind::Promotion };
+    let places = (Some("dc1".into()), "dc2".into());
+    Operation::new("op".into(), kind, places, Epoch(epoch).next(), ("ann", WALL_US))
 }
 
 fn record_view() -> impl Strategy<Value = RecordView> {

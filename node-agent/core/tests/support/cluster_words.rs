@@ -203,7 +203,8 @@ fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
     if let Some(age) = words.time("claimed")? {
         let at_us = WALL_US - micros(age);
         let (operation, kind) = ("op1".into(), OperationKind::Setup);
-        record.claim = Some(Claim { operation, kind, evidence: None, at_us });
+        record.claim =
+            Some(Claim { operation, kind, evidence: None, further_evidence: Vec::new(), at_us });
     }
     if let Some(age) = words.time("confirmed")? {
         let at_us = WALL_US - micros(age);
@@ -214,19 +215,9 @@ fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
 }
 
 fn switchover(epoch: u64) -> Operation {
-    Operation {
-        id: "op2".into(),
-        kind: OperationKind::Switchover,
-        from: Some("dc1".into()),
-        to: "dc2".into(),
-        next_epoch: Epoch(epoch).next(),
-        phase: Phase::Running,
-        by: "ann".into(),
-        started_at_us: WALL_US,
-        evidence: None,
-        expected_loss: None,
-        journal: Vec::new(),
-    }
+    let places = (Some("dc1".into()), "dc2".into());
+    let (kind, next) = (OperationKind::Switchover, Epoch(epoch).next());
+    Operation::new("op2".into(), kind, places, next, ("ann", WALL_US))
 }
 
 fn micros(age: std::time::Duration) -> i64 {

@@ -88,7 +88,10 @@ pub fn steps(kind: Kind, former_answers: bool) -> Vec<StepKind> {
     let (a, b) = (dc(0), dc(1));
     let steps = match kind {
         Kind::Switchover => switchover::steps(&a, &b),
-        Kind::Promotion => promotion::steps(&a, &b, former_answers),
+        Kind::Promotion => {
+            let extent = promotion::Extent { former_answers, ..promotion::Extent::default() };
+            promotion::steps(&a, &b, extent)
+        }
         Kind::Rejoin => rejoin::steps(&a, &b),
     };
     let kinds: Vec<StepKind> = steps.iter().map(|step| step.kind).collect();
@@ -111,7 +114,7 @@ fn plan(question: &Question) -> Option<Run> {
         Command::Switchover(to) => switchover::plan(&inventory, &dc(*to), &request).outcome,
         Command::Promote(to, attested) => {
             let attest = attested.then(|| "it is off".to_owned());
-            let intent = PromotionIntent { attest, max_loss: None };
+            let intent = PromotionIntent { attest, ..PromotionIntent::default() };
             promotion::plan(&inventory, &dc(*to), &intent, &request).outcome
         }
         Command::Rejoin(place) => rejoin::plan(&inventory, &dc(*place), &request).outcome,

@@ -96,8 +96,9 @@ impl Federation {
             StepKind::Demoted => demoted(world, run, answer),
             StepKind::Standby => standby(self, world, run, answer),
             StepKind::Stream => stream(world, run, answer),
-            // Slots and checkpoints: nothing here depends on them.
-            StepKind::Prepare | StepKind::Slots | StepKind::Record => Next::Done,
+            // Slots and checkpoints: nothing here depends on them. No plan here has a fencer: to the
+            // commit its evidence is one more word that nothing checks, like an attestation.
+            StepKind::Prepare | StepKind::Slots | StepKind::Record | StepKind::Fencer => Next::Done,
         }
     }
 

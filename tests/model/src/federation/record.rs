@@ -168,26 +168,24 @@ impl Held {
     #[must_use]
     pub fn real(self) -> Operation {
         Operation {
-            id: operation_id(self.id),
-            kind: self.kind.real(),
-            from: self.from.map(dc),
-            to: dc(self.to),
-            next_epoch: Epoch(u64::from(self.next_epoch)),
             phase: match self.phase {
                 SmallPhase::Running => Phase::Running,
                 SmallPhase::Aborting => Phase::Aborting,
                 SmallPhase::Committed => Phase::Committed,
             },
-            by: "ann".into(),
-            started_at_us: 0,
             evidence: self.proof.map(|proof| match proof {
                 Proof::Acknowledged(ack) => Evidence::Acknowledged { ack: ack.real() },
                 Proof::Attested => {
                     Evidence::Attested { by: "ann".into(), reason: "off".into(), at_us: 0 }
                 }
             }),
-            expected_loss: None,
-            journal: Vec::new(),
+            ..Operation::new(
+                operation_id(self.id),
+                self.kind.real(),
+                (self.from.map(dc), dc(self.to)),
+                Epoch(u64::from(self.next_epoch)),
+                ("ann", 0),
+            )
         }
     }
 
@@ -418,6 +416,7 @@ fn no(error: &ChangeError) -> No {
         | ChangeError::Fenced { .. }
         | ChangeError::EpochMoved { .. }
         | ChangeError::EvidenceGone { .. }
+        | ChangeError::NoEvidence { .. }
         | ChangeError::NotPrimary { .. } => No::Other,
     }
 }

@@ -19,7 +19,7 @@ use node_agent_core::starts::EarlyEnd;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
-    Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind, Phase,
+    Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
 };
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::position::{FailsafeTerms, Position};

@@ -7,7 +7,6 @@ use node_agent_core::time::Fact;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
     Claim, Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
-    Phase,
 };
 use node_agent_wire::member::Role;
 use node_agent_wire::position::{FailsafeTerms, Position};

@@ -130,7 +130,8 @@ fn plain(view: &mut DcView, leaf: Leaf<'_>, value: &[u8], revision: node_agent_w
         | Leaf::History
         | Leaf::Status
         | Leaf::Failsafe
-        | Leaf::FederationHistory => {}
+        | Leaf::FederationHistory
+        | Leaf::FederationApprovals => {}
     }
 }
 

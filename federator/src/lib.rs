@@ -1,6 +1,7 @@
 //! The federation controller: collects what every datacenter says, lets `federator-core` plan, and
 //! executes the plan step by step with a journal in the DCS.
 
+pub mod approvals;
 pub mod cli;
 pub mod clock;
 pub mod collect;
@@ -14,4 +15,5 @@ pub mod link;
 pub mod records;
 pub mod render;
 pub mod settings;
+pub mod signing;
 pub mod sql;

@@ -117,6 +117,9 @@ pub fn plan(plan: &Plan) -> String {
     if let Some(names) = evidence(&plan.evidence, fencer) {
         let _ = writeln!(out, "Evidence: {names}");
     }
+    for approval in &plan.approvals {
+        let _ = writeln!(out, "Approved by {}, {}", approval.by, moment(approval.at_us));
+    }
     if let Some(loss) = &plan.expected_loss {
         let _ = writeln!(out, "Possible loss: {}", describe(loss));
     }

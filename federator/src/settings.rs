@@ -2,8 +2,10 @@
 //! files or the environment and are never printed.
 
 use crate::fencer::{Fencer, RawFencer};
+use crate::signing::is_public_key;
 use config::{Config, Map, Source, Value as ConfigValue, ValueKind};
 use federator_core::formula::Formula;
+use federator_core::sequences::GAP_MIN;
 use node_agent_wire::federation::Policies;
 use node_agent_wire::{DcName, SlotName, yaml};
 use serde::Deserialize;
@@ -131,6 +133,10 @@ pub struct Settings {
     pub policies: Policies,
     /// For gRPC; plain on loopback without.
     pub tls: Option<Tls>,
+    /// PKCS#8 in PEM form: signs the evidence of promotions.
+    pub signing_key_file: Option<PathBuf>,
+    /// The public keys whose signatures are trusted, beside that of the own key.
+    pub trusted_keys: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -141,6 +147,9 @@ struct Raw {
     #[serde(default)]
     policies: RawPolicies,
     tls: Option<Tls>,
+    signing_key_file: Option<PathBuf>,
+    #[serde(default)]
+    trusted_keys: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -176,14 +185,33 @@ struct RawPolicies {
     switchover_lag_max: Option<String>,
     keep_divergent_wal: Option<bool>,
     evidence: Option<String>,
+    approvals: Option<u32>,
+    sequence_gap: Option<u64>,
 }
 
+/// More people than this are not there when they are needed.
+const APPROVALS_MAX: u32 = 5;
 const LOGIN: &[&str] = &["username", "password_file", "password_env"];
-const POLICIES: &[&str] =
-    &["cold_start_after", "switchover_lag_max", "keep_divergent_wal", "evidence"];
+const POLICIES: &[&str] = &[
+    "cold_start_after",
+    "switchover_lag_max",
+    "keep_divergent_wal",
+    "evidence",
+    "approvals",
+    "sequence_gap",
+];
+const TOP: &[&str] = &[
+    "federation",
+    "datacenters",
+    "credentials",
+    "policies",
+    "tls",
+    "signing_key_file",
+    "trusted_keys",
+];
 /// What may stand where; `*` is any name.
 const KNOWN: [(&str, &[&str]); 9] = [
-    ("", &["federation", "datacenters", "credentials", "policies", "tls"]),
+    ("", TOP),
     ("datacenters.*", &["scope", "namespace", "etcd", "follows", "fencer"]),
     ("datacenters.*.fencer", &["command", "timeout"]),
     ("credentials", &["superuser", "replication"]),
@@ -313,6 +341,8 @@ impl Settings {
             policies: policies(&raw.policies)
                 .map_err(|(key, why)| at(&format!("policies.{key}"), why))?,
             tls: raw.tls,
+            signing_key_file: raw.signing_key_file,
+            trusted_keys: trusted(raw.trusted_keys).map_err(|why| at("trusted_keys", why))?,
         })
     }
 }
@@ -411,7 +441,27 @@ fn policies(raw: &RawPolicies) -> Result<Policies, (&'static str, String)> {
         let formula = Formula::parse(text).map_err(|why| ("evidence", why.to_string()))?;
         policies.evidence = formula.to_string();
     }
+    if let Some(count) = raw.approvals {
+        if count > APPROVALS_MAX {
+            return Err(("approvals", format!("at most {APPROVALS_MAX} are expected")));
+        }
+        policies.approvals = count;
+    }
+    if let Some(gap) = raw.sequence_gap {
+        if (1..GAP_MIN).contains(&gap) {
+            let why = format!("0, or at least {GAP_MIN} is expected: PostgreSQL logs so far ahead");
+            return Err(("sequence_gap", why));
+        }
+        policies.sequence_gap = gap;
+    }
     Ok(policies)
+}
+
+fn trusted(keys: Vec<String>) -> Result<Vec<String>, String> {
+    match keys.iter().find(|key| !is_public_key(key)) {
+        Some(key) => Err(format!("\"{key}\" is not a public key of 64 hexadecimal digits")),
+        None => Ok(keys),
+    }
 }
 
 /// A duration as people write it.

@@ -11,7 +11,9 @@ credentials:
   replication: {username: replicator, password_env: REPL}
 policies:
   {cold_start_after: 2m, switchover_lag_max: 1MB, keep_divergent_wal: false,
-   evidence: acknowledged or (fenced-by-hook and attested)}
+   evidence: acknowledged or (fenced-by-hook and attested), approvals: 1, sequence_gap: 1000}
+signing_key_file: /etc/federator/signing.pem
+trusted_keys: [19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1]
 "#;
 
 fn read(text: &str) -> Result<Settings, SettingsError> {
@@ -29,6 +31,9 @@ fn reads_a_whole_file() {
     assert_eq!(settings.policies.switchover_lag_bytes_max, 1 << 20);
     assert!(!settings.policies.keep_divergent_wal);
     assert_eq!(settings.policies.evidence, "acknowledged or (fenced-by-hook and attested)");
+    assert_eq!((settings.policies.approvals, settings.policies.sequence_gap), (1, 1000));
+    assert_eq!(settings.signing_key_file.as_deref(), Some(Path::new("/etc/federator/signing.pem")));
+    assert_eq!(settings.trusted_keys.len(), 1);
     let fencer = second.fencer.as_ref().unwrap();
     assert_eq!((&fencer.command[1], fencer.timeout.as_secs()), (&"--off".to_owned(), 5));
     assert_eq!(settings.datacenters[&DcName::from("dc1")].fencer, None);
@@ -53,6 +58,9 @@ fn refuses_with_the_place() {
         ("federation: shop", "federation: a b", "federation: \"a b\" may not contain"),
         ("attested)", "trusted)", "policies.evidence: at character 37: one of acknowledged"),
         ("evidence: acknowledged or", "evidence: or", "policies.evidence: at character 1:"),
+        ("approvals: 1", "approvals: 6", "policies.approvals: at most 5"),
+        ("sequence_gap: 1000", "sequence_gap: 31", "policies.sequence_gap: 0, or at least 32"),
+        ("[19bf", "[19bx", "trusted_keys: \"19bx"),
         ("[/bin/fence, --off]", "[]", "datacenters.dc.2.fencer.command: a program is expected"),
         ("/bin/fence", "fence", "fencer.command: \"fence\" is not an absolute path"),
         ("timeout: 5s", "timeout: 0s", "fencer.timeout: more than 0 is expected"),

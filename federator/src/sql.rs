@@ -3,6 +3,7 @@
 use crate::concurrent::within;
 use crate::settings::Login;
 use federator_core::inventory::SqlFacts;
+use federator_core::sequences::Sequence;
 use node_agent_wire::{Lsn, SystemId, TimelineId};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use tokio_postgres::{Config, NoTls, Row};
 pub const CONNECT_LIMIT: Duration = Duration::from_millis(2000);
 /// How long a look at the server may take.
 pub const QUERY_LIMIT: Duration = Duration::from_millis(2000);
+
+/// How long the sequences of one database may take.
+pub const SEQUENCES_LIMIT: Duration = Duration::from_secs(10);
 
 /// A statement or a connection that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +67,19 @@ impl Session {
     /// # Errors
     /// No connection in time, or refused.
     pub async fn open(host: &str, port: u16, login: &Login) -> Result<Self, SqlError> {
+        Self::open_database(host, port, login, None).await
+    }
+
+    /// Connects to a database; to `postgres` without one.
+    ///
+    /// # Errors
+    /// No connection in time, or refused.
+    pub async fn open_database(
+        host: &str,
+        port: u16,
+        login: &Login,
+        database: Option<&str>,
+    ) -> Result<Self, SqlError> {
         let address = format!("{host}:{port}");
         let fail = |why: String| SqlError {
             what: "connecting".into(),
@@ -76,7 +93,7 @@ impl Session {
             .port(port)
             .user(&login.username)
             .password(login.password.expose())
-            .dbname("postgres")
+            .dbname(database.unwrap_or("postgres"))
             .application_name("federator")
             .connect_timeout(CONNECT_LIMIT);
         let (client, connection) = within(CONNECT_LIMIT, "connecting", config.connect(NoTls))
@@ -99,6 +116,76 @@ impl Session {
             user: self.user.clone(),
             why,
         }
+    }
+
+    async fn rows(&self, what: &str, query: &str) -> Result<Vec<Row>, SqlError> {
+        within(QUERY_LIMIT, what, self.client.query(query, &[]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))
+    }
+
+    /// The databases that can be connected to, templates included.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn databases(&self) -> Result<Vec<String>, SqlError> {
+        // -2 marks a database whose removal was interrupted.
+        const QUERY: &str = "SELECT datname::text AS name FROM pg_catalog.pg_database \
+             WHERE datallowconn AND datconnlimit <> -2 ORDER BY 1";
+        let rows = self.rows("listing the databases", QUERY).await?;
+        rows.iter().map(|row| self.field(row, "name")).collect()
+    }
+
+    /// Every sequence of this database.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn sequences(&self) -> Result<Vec<Sequence>, SqlError> {
+        const QUERY: &str = "SELECT schemaname::text AS schema, sequencename::text AS name, \
+             last_value, start_value, increment_by, min_value, max_value, cycle \
+             FROM pg_catalog.pg_sequences ORDER BY 1, 2";
+        let rows = self.rows("reading the sequences", QUERY).await?;
+        let sequence = |row| {
+            Ok(Sequence {
+                schema: self.field(row, "schema")?,
+                name: self.field(row, "name")?,
+                last: self.field(row, "last_value")?,
+                start: self.field(row, "start_value")?,
+                increment: self.field(row, "increment_by")?,
+                min: self.field(row, "min_value")?,
+                max: self.field(row, "max_value")?,
+                cycle: self.field(row, "cycle")?,
+            })
+        };
+        rows.iter().map(sequence).collect()
+    }
+
+    /// Gives sequences, named by schema and name, their last values, all at once and flushed here,
+    /// without waiting for a standby. One that was dropped meanwhile is passed over.
+    ///
+    /// # Errors
+    /// The statement failed or was late: then none was changed, or all were.
+    pub async fn set_sequences(&self, values: &[(String, String, i64)]) -> Result<(), SqlError> {
+        const QUERY: &str = "SELECT pg_catalog.setval(id, value, true) FROM (SELECT \
+             pg_catalog.to_regclass(pg_catalog.format('%I.%I', schema, name)) AS id, value FROM \
+             ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]), \
+             pg_catalog.unnest($3::int8[])) AS t (schema, name, value)) AS found \
+             WHERE id IS NOT NULL";
+        let what = "advancing the sequences";
+        let column = |of: fn(&(String, String, i64)) -> &str| values.iter().map(of).collect();
+        let (schemas, names): (Vec<&str>, Vec<&str>) =
+            (column(|(schema, _, _)| schema), column(|(_, name, _)| name));
+        let numbers: Vec<i64> = values.iter().map(|(_, _, value)| *value).collect();
+        let advance = async {
+            self.client.batch_execute("SET synchronous_commit = local").await?;
+            self.client.query(QUERY, &[&schemas, &names, &numbers]).await
+        };
+        within(SEQUENCES_LIMIT, what, advance)
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))?;
+        Ok(())
     }
 
     async fn one(&self, what: &str, query: &str) -> Result<Row, SqlError> {
@@ -155,10 +242,7 @@ impl Session {
              'max_locks_per_transaction')";
         let row = self.one("looking at the settings", QUERY).await?;
         let what = "looking at the capacity settings";
-        let rows = within(QUERY_LIMIT, what, self.client.query(CAPACITY, &[]))
-            .await
-            .map_err(|late| self.error(what, late.to_string()))?
-            .map_err(|error| self.error(what, words(&error)))?;
+        let rows = self.rows(what, CAPACITY).await?;
         let mut capacity = BTreeMap::new();
         for row in &rows {
             capacity.insert(self.field(row, "name")?, self.field(row, "value")?);

@@ -78,7 +78,8 @@ fn matters(path: &ClusterPath, beats: &Beats, change: &Change) -> bool {
             | Leaf::History
             | Leaf::Status
             | Leaf::Failsafe
-            | Leaf::FederationHistory,
+            | Leaf::FederationHistory
+            | Leaf::FederationApprovals,
         ))
         | None => false,
     }

@@ -1,8 +1,11 @@
 //! The federator's command line, run against a rig.
 
+use std::fs;
 use std::time::Duration;
 
+use node_agent_wire::yaml;
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::command::{self, Finished};
 use crate::rig::Rig;
@@ -14,13 +17,31 @@ const LIMIT: Duration = Duration::from_secs(240);
 pub mod exit {
     /// Done, or nothing to do.
     pub const DONE: i32 = 0;
+    /// Failed before anything was changed.
+    pub const FAILED: i32 = 1;
     /// Refused by a check; nothing was changed.
     pub const REFUSED: i32 = 3;
+    /// Turned back before the commit.
+    pub const ABORTED: i32 = 4;
     /// Begun, not ended.
     pub const PARTLY: i32 = 5;
 }
 
 impl Rig {
+    /// Changes the federator's settings file.
+    ///
+    /// # Panics
+    /// When it can't be read or written.
+    pub fn settings(&self, change: impl FnOnce(&mut Value)) {
+        let file = self.lab.layout.federator_config();
+        let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let mut value = yaml::parse(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        change(&mut value);
+        // JSON is YAML.
+        let written = fs::write(&file, value.to_string());
+        written.unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    }
+
     /// Runs `federator -f FILE ARGUMENTS…` to its end.
     pub async fn federator(&self, arguments: &[&str]) -> Finished {
         let done = self.run_federator(arguments, &[]).await;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use federator_core::history::{self, ClosedOperation, Outcome};
 use federator_core::plan::{Step, StepKind};
@@ -22,6 +23,7 @@ use lab::prober::Prober;
 use node_agent_wire::federation::{FederationRecord, OperationKind, Phase};
 use node_agent_wire::keys::Leaf;
 use node_agent_wire::{DcName, Epoch};
+use serde_json::json;
 
 /// Rows that must be acknowledged before a round may end.
 const ROWS_AFTER: u64 = 20;
@@ -112,6 +114,16 @@ struct Scene {
 impl Scene {
     async fn set(test: &'static str) -> (Self, Writer) {
         let rig = Rig::start(test, "two-dc.yaml");
+        // A fencer for both, and a gap: what a promotion may have of steps, it has.
+        let fenced = rig.lab.layout.dir.join("fenced");
+        let script = format!("echo $FEDERATOR_OPERATION >> {}", fenced.display());
+        rig.settings(|settings| {
+            settings["policies"] = json!({"sequence_gap": 1000});
+            for dc in ["dc1", "dc2"] {
+                settings["datacenters"][dc]["fencer"] =
+                    json!({"command": ["/bin/sh", "-c", script]});
+            }
+        });
         rig.federate().await;
         let epoch = rig.records().await["dc1"].epoch;
         let writer = rig.writer("before").await;
@@ -129,13 +141,15 @@ impl Scene {
     /// Waits until the command may be carried out, and checks that it shows these steps.
     async fn assert_planned(&self, command: &[&str], steps: &[Step]) {
         let words = [command, &["--dry-run"]].concat();
-        let shown = until(&format!("a plan for {}", command.join(" ")), READY, async || {
+        let known = steps.iter().map(|step| (step.kind.name().to_owned(), step.past_commit));
+        let known: Vec<_> = known.collect();
+        // What may be lost is known only when the target has replayed everything.
+        until(&format!("the steps of {}", command.join(" ")), READY, async || {
             let done = self.rig.federator_quiet(&words).await;
-            if done.code == Some(exit::DONE) { Ok(done.stdout) } else { Err(done.to_string()) }
+            let right = done.code == Some(exit::DONE) && planned(&done.stdout) == known;
+            if right { Ok(()) } else { Err(done.to_string()) }
         })
         .await;
-        let known = steps.iter().map(|step| (step.kind.name().to_owned(), step.past_commit));
-        assert_eq!(planned(&shown), known.collect::<Vec<_>>());
     }
 
     /// Runs the command until it is killed; if it is to be resumed, kills the first attempt at that
@@ -267,6 +281,27 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// The fencer has run in one operation, once, however often that was resumed; the same for the
+    /// sequences of each of its databases.
+    async fn assert_fenced_once(&self) {
+        let fenced = fs::read_to_string(self.rig.lab.layout.dir.join("fenced")).unwrap();
+        assert_eq!(fenced.lines().count(), 1, "{fenced}");
+        let mut lines = 0;
+        for dc in [&self.primary, &self.standby] {
+            let (text, _) =
+                Store::of(&self.rig.lab, dc).await.get(Leaf::FederationHistory).await.unwrap();
+            let history: Vec<ClosedOperation> = serde_json::from_str(&text).unwrap();
+            for line in history.iter().flat_map(|entry| &entry.steps) {
+                let parts: BTreeSet<&String> = line.parts.iter().collect();
+                assert_eq!(parts.len(), line.parts.len(), "{line:?}");
+                lines += usize::from(!parts.is_empty());
+            }
+        }
+        assert!(lines > 0, "no sequence was advanced");
+    }
+}
+
 /// The steps in what `--dry-run` prints: name, and whether there is no way back.
 fn planned(text: &str) -> Vec<(String, bool)> {
     let lines = text.lines().skip_while(|line| !line.starts_with("Plan "));
@@ -324,6 +359,8 @@ enum Cause {
     NodesLost,
     /// All of it is without power.
     AllLost,
+    /// The same, and nobody states it: the fencer decides.
+    ToBeFenced,
 }
 
 impl Scene {
@@ -334,7 +371,7 @@ impl Scene {
         let name = self.rig.lab.topology.name.to_string();
         let command = ["promote", &to, "--yes", "--confirm", &name];
         let command = match cause {
-            Cause::Fenced => command.to_vec(),
+            Cause::Fenced | Cause::ToBeFenced => command.to_vec(),
             Cause::NodesLost | Cause::AllLost => [&command[..], &attest].concat(),
         };
         self.give_up(&from, cause).await;
@@ -364,8 +401,15 @@ impl Scene {
 
     fn promotion_steps(&self, cause: Cause) -> Vec<Step> {
         let (from, to) = self.dcs();
-        let former_answers = cause != Cause::AllLost;
-        promotion::steps(&from, &to, promotion::Extent { former_answers, fencer: false })
+        promotion::steps(
+            &from,
+            &to,
+            promotion::Extent {
+                former_answers: matches!(cause, Cause::Fenced | Cause::NodesLost),
+                fencer: cause == Cause::ToBeFenced,
+                sequences: cause != Cause::Fenced,
+            },
+        )
     }
 
     async fn give_up(&self, dc: &str, cause: Cause) {
@@ -378,7 +422,7 @@ impl Scene {
                     self.rig.kill_host(&node);
                 }
             }
-            Cause::AllLost => {
+            Cause::AllLost | Cause::ToBeFenced => {
                 let what = format!("power cut of {dc}");
                 assert!(self.rig.act(&what, |lab| lab.kill_dc(dc)) > 0, "nothing ran in {dc}");
             }
@@ -388,7 +432,7 @@ impl Scene {
     fn bring_back(&self, dc: &str, cause: Cause) {
         match cause {
             Cause::Fenced => {}
-            Cause::NodesLost | Cause::AllLost => self.rig.start_dc(dc),
+            Cause::NodesLost | Cause::AllLost | Cause::ToBeFenced => self.rig.start_dc(dc),
         }
     }
 }
@@ -405,16 +449,22 @@ async fn a_promotion_killed_anywhere_goes_on_or_back() {
     assert_nothing_lost(&scene.rig.audit(&ledger).await);
     // From here on nobody confirms that the primary has stopped, and a row that has not arrived
     // would be lost by right: nothing is written before each loss that has not arrived.
-    let at = |kind, side| {
-        let all = Boundary::all(&scene.promotion_steps(Cause::NodesLost));
-        all.into_iter().find(|b| (b.kind, b.side) == (kind, side)).unwrap()
+    let at = |cause, kind, side, way| {
+        let all = Boundary::all(&scene.promotion_steps(cause));
+        let at = all.into_iter().find(|b| (b.kind, b.side) == (kind, side)).unwrap();
+        (cause, at, way)
     };
+    use Cause::{AllLost, NodesLost, ToBeFenced};
+    use Side::{After, Before};
     let lost = [
-        (Cause::NodesLost, at(StepKind::Fence, Side::After), Way::Abort),
-        (Cause::NodesLost, at(StepKind::Fence, Side::After), Way::Resume),
-        (Cause::AllLost, at(StepKind::Take, Side::After), Way::Abort),
-        (Cause::AllLost, at(StepKind::Commit, Side::Before), Way::Resume),
-        (Cause::AllLost, at(StepKind::Commit, Side::After), Way::Resume),
+        at(NodesLost, StepKind::Fence, After, Way::Abort),
+        at(NodesLost, StepKind::Fence, After, Way::Resume),
+        at(AllLost, StepKind::Take, After, Way::Abort),
+        at(ToBeFenced, StepKind::Fencer, Before, Way::Abort),
+        at(ToBeFenced, StepKind::Fencer, After, Way::Resume),
+        at(AllLost, StepKind::Commit, After, Way::Resume),
+        at(AllLost, StepKind::Sequences, Before, Way::Resume),
+        at(AllLost, StepKind::Sequences, After, Way::Resume),
     ];
     for (cause, at, way) in lost {
         rows::wait_identical(&scene.rig.access, READY).await;
@@ -425,6 +475,7 @@ async fn a_promotion_killed_anywhere_goes_on_or_back() {
         assert_nothing_lost(&scene.rig.audit(&writer.stop().await).await);
     }
     scene.assert_complete(OperationKind::Promotion).await;
+    scene.assert_fenced_once().await;
     assert_nothing_lost(&scene.rig.audit(&ledger).await);
     scene.rig.assert_one_primary(&scene.prober.snapshot());
     rows::wait_identical(&scene.rig.access, READY).await;

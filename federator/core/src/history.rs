@@ -1,5 +1,6 @@
 //! The closed operations of a federation: the value of the key `federation_history`.
 
+use node_agent_wire::approval::{Approval, SignedDocument};
 use node_agent_wire::federation::{Evidence, JournalEntry, LossEstimate, Operation, OperationKind};
 use node_agent_wire::{DcName, Epoch, OperationId};
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,12 @@ pub struct ClosedOperation {
     /// What else there was, best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub further_evidence: Vec<Evidence>,
+    /// Who had approved it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+    /// The evidence as it was signed at the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<SignedDocument>,
     /// The loss that the operator was shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_loss: Option<LossEstimate>,
@@ -78,6 +85,8 @@ impl ClosedOperation {
             closed_at_us,
             evidence: operation.evidence.clone(),
             further_evidence: operation.further_evidence.clone(),
+            approvals: operation.approvals.clone(),
+            document: operation.document.clone(),
             expected_loss: operation.expected_loss.clone(),
             write_pause_us,
             steps: operation.journal.clone(),

@@ -5,9 +5,11 @@
 //! intent into a [`plan::Plan`] or into refusals with their reasons; [`change`] holds every change
 //! that an executor may make to a federation record.
 
+pub mod approval;
 pub mod change;
 pub mod conditions;
 pub mod configuration;
+pub mod document;
 pub mod evidence;
 pub mod formula;
 pub mod guards;
@@ -19,6 +21,7 @@ pub mod plan;
 pub mod planner;
 pub mod report;
 pub mod resume;
+pub mod sequences;
 pub mod topology;
 pub mod ways;
 

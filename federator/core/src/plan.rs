@@ -2,6 +2,7 @@
 //! undone. The executor makes no choices beyond it.
 
 use crate::change::moves_primary;
+use node_agent_wire::approval::Approval;
 use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind};
 use node_agent_wire::{DcName, Epoch, OperationId, Revision};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub enum StepKind {
     Commit,
     /// Makes PostgreSQL of the target accept writes.
     Promote,
+    /// Advances the sequences of the target.
+    Sequences,
     /// Makes the other datacenters follow.
     Repoint,
     /// Waits until no node of the datacenter accepts writes.
@@ -60,6 +63,7 @@ impl StepKind {
             Self::CatchUp => "catch-up",
             Self::Commit => "commit",
             Self::Promote => "promote",
+            Self::Sequences => "sequences",
             Self::Repoint => "repoint",
             Self::Demoted => "demoted",
             Self::Standby => "standby",
@@ -121,6 +125,8 @@ pub struct Plan {
     pub made_at_us: i64,
     /// The evidence of a promotion, best first.
     pub evidence: Vec<Evidence>,
+    /// Who has approved it.
+    pub approvals: Vec<Approval>,
     /// The loss that a promotion may bring.
     pub expected_loss: Option<LossEstimate>,
     /// The steps in order.
@@ -151,7 +157,8 @@ pub enum PlanDefect {
 }
 
 /// Pairs that are never the other way round, where both occur.
-const ORDER: [(StepKind, StepKind); 9] = [
+const ORDER: [(StepKind, StepKind); 10] = [
+    (StepKind::Promote, StepKind::Sequences),
     (StepKind::Take, StepKind::Fence),
     // The record first: whoever survives the fencer finds the fence.
     (StepKind::Fence, StepKind::Fencer),
@@ -207,6 +214,7 @@ impl Plan {
             evidence: best_first.next(),
             further_evidence: best_first.collect(),
             expected_loss: self.expected_loss.clone(),
+            approvals: self.approvals.clone(),
             ..Operation::new(
                 self.id.clone(),
                 self.kind,

@@ -11,6 +11,7 @@
 //! | 4 | aborted: turned back before the commit; the old primary is primary again |
 //! | 5 | partly done: `federator resume`, `abort` or `rejoin` is needed, as the last line says |
 
+mod approve;
 mod consent;
 mod fence;
 mod history;
@@ -122,6 +123,14 @@ enum Command {
         /// Refuse when more than this may be lost: 64MB, 8192, 30s, or both: 64MB,30s
         #[arg(long, value_name = "BYTES,DURATION")]
         max_loss: Option<String>,
+        /// Only ask for the approvals that the policy wants, and print the hash to be approved
+        #[arg(long)]
+        request: bool,
+    },
+    /// Agree to a promotion that somebody else has asked for
+    Approve {
+        /// What `federator promote DC --request` has printed, or its first 8 digits or more
+        hash: String,
     },
     /// Make a former primary datacenter a standby cluster of the present one
     Rejoin {
@@ -141,7 +150,11 @@ enum Command {
     /// Turn the operation in progress back, before its commit
     Abort,
     /// The closed operations
-    History,
+    History {
+        /// Check the signed evidence of promotions, in every datacenter's copy
+        #[arg(long)]
+        verify: bool,
+    },
     /// After a cold start: this datacenter's epoch is still the present one
     Confirm {
         /// The datacenter
@@ -232,14 +245,15 @@ async fn run(cli: Cli) -> Exit {
         Command::Setup { primary } => setup::run(&session, primary.map(DcName::new)).await,
         Command::Status { json, watch } => status::run(&session, json, watch).await,
         Command::Switchover { to } => switchover::run(&session, &DcName::new(to)).await,
-        Command::Promote { dc, attest, max_loss } => {
-            promote::run(&session, &DcName::new(dc), attest, max_loss).await
+        Command::Promote { dc, attest, max_loss, request } => {
+            promote::run(&session, &DcName::new(dc), (attest, max_loss), request).await
         }
+        Command::Approve { hash } => approve::run(&session, &hash).await,
         Command::Rejoin { dc } => rejoin::run(&session, &DcName::new(dc)).await,
         Command::Fence { dc, lift } => fence::run(&session, &DcName::new(dc), lift).await,
         Command::Resume => resume::resume(&session).await,
         Command::Abort => resume::abort(&session).await,
-        Command::History => history::run(&session).await,
+        Command::History { verify } => history::run(&session, verify).await,
         Command::Confirm { dc } => fence::confirm(&session, &DcName::new(dc)).await,
     }
 }

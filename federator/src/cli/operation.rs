@@ -7,12 +7,13 @@ use crate::clock::{now_us, operation_id};
 use crate::execute::{self, Aborted, Context, Ending};
 use crate::records::UpdateError;
 use crate::render::{self, Progress};
+use crate::signing::SigningKey;
 use federator_core::guards::Refusal;
 use federator_core::inventory::Inventory;
 use federator_core::loss;
 use federator_core::plan::Plan;
 use federator_core::planner::{Answer, Outcome, Request};
-use node_agent_wire::federation::{OperationKind, Phase};
+use node_agent_wire::federation::{Operation, OperationKind, Phase};
 use std::time::Instant;
 
 /// The request of a command.
@@ -60,7 +61,7 @@ pub(crate) async fn proceed(session: &Session, inventory: Inventory, outcome: Ou
     let possible = plan.expected_loss.as_ref().is_some_and(loss::possible);
     let needed = if possible { Needed::Name } else { Needed::Yes };
     match consent::ask(session, needed) {
-        Ok(()) => execute(session, inventory, plan, Phase::Running, false).await,
+        Ok(()) => execute(session, inventory, plan, Phase::Running, None).await,
         Err(exit) => exit,
     }
 }
@@ -71,15 +72,28 @@ pub(crate) async fn execute(
     inventory: Inventory,
     plan: Plan,
     phase: Phase,
-    resumed: bool,
+    resumed: Option<&Operation>,
 ) -> Exit {
+    // Before anything is changed: a key that can't be read must not be found at the commit.
+    let signing = match signing_key(session, &plan, phase) {
+        Ok(key) => key,
+        Err(why) => {
+            eprintln!("error: signing_key_file: {why}");
+            eprintln!("hint: correct it, or take it out of the settings to go on unsigned");
+            return Exit::Failed;
+        }
+    };
     let progress = Progress;
     let limits = (session.limit(), session.clone_limit());
     let (kind, to, from) = (plan.kind, plan.to.clone(), plan.from.clone());
     let started = Instant::now();
     let mut context = Context::new(&session.federation, plan, inventory, &progress, limits);
-    context.resumed = resumed;
-    context.taken = resumed;
+    context.signing = signing;
+    context.resumed = resumed.is_some();
+    context.taken = resumed.is_some();
+    // Of a step that goes part by part, the parts that are done are not done again.
+    let journal = resumed.iter().flat_map(|operation| &operation.journal);
+    context.journal = journal.filter(|line| !line.parts.is_empty()).cloned().collect();
     let ending = Box::pin(execute::run(&mut context, phase)).await;
     let took = started.elapsed().as_millis();
     match ending {
@@ -113,6 +127,13 @@ pub(crate) async fn execute(
             Exit::Partly
         }
     }
+}
+
+/// What signs the evidence at the commit of a promotion, where the settings name it.
+fn signing_key(session: &Session, plan: &Plan, phase: Phase) -> Result<Option<SigningKey>, String> {
+    let signs = plan.kind == OperationKind::Promotion && phase == Phase::Running;
+    let file = session.federation.settings.signing_key_file.as_ref().filter(|_| signs);
+    file.map(|file| SigningKey::read(file)).transpose()
 }
 
 fn not_taken(error: &execute::StepError) -> Exit {

@@ -1,5 +1,6 @@
 //! `federator promote DC`.
 
+use super::approve::Asked;
 use super::operation::{proceed, request};
 use super::{Exit, Session};
 use crate::collect::{Depth, collect};
@@ -22,8 +23,8 @@ const HISTORY_LIMIT: Duration = Duration::from_secs(2);
 pub(super) async fn run(
     session: &Session,
     dc: &DcName,
-    attest: Option<String>,
-    max_loss: Option<String>,
+    (attest, max_loss): (Option<String>, Option<String>),
+    request_only: bool,
 ) -> Exit {
     let max_loss = match max_loss.map(|text| bound(&text).map(|bound| (bound, text))).transpose() {
         Ok(max_loss) => max_loss,
@@ -43,9 +44,21 @@ pub(super) async fn run(
         entry.is_some_and(|entry| entry.fencer.is_some())
     });
     let intent = Intent { attest, max_loss, fencer };
-    let answer = promotion::plan(&inventory, dc, &intent, &request(session));
+    let mut answer = promotion::plan(&inventory, dc, &intent, &request(session));
     print!("{}", render::checklist(&answer.checklist));
     print!("{}", render::ways(&alternatives(session, &inventory, dc, &answer).await));
+    let record = inventory.view(dc).and_then(|view| view.record());
+    if let (Outcome::Plan(plan), Some(record)) = (&mut answer.outcome, record) {
+        let max_loss = intent.max_loss.as_ref().map(|(max, _)| *max);
+        let asked = Asked { session, plan: &*plan, policies: &record.policies, max_loss };
+        if request_only {
+            return asked.store().await;
+        }
+        match asked.granted().await {
+            Ok(approvals) => plan.approvals = approvals,
+            Err(exit) => return exit,
+        }
+    }
     proceed(session, inventory, answer.outcome).await
 }
 

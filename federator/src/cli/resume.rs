@@ -67,7 +67,7 @@ pub(super) async fn resume(session: &Session) -> Exit {
     {
         return exit;
     }
-    execute(session, inventory, plan, phase, true).await
+    execute(session, inventory, plan, phase, Some(&open.operation)).await
 }
 
 pub(super) async fn abort(session: &Session) -> Exit {

@@ -3,10 +3,12 @@
 use super::context::{Context, StepError};
 use crate::clock::now_us;
 use crate::records::{need_record, update_record};
+use federator_core::document::Document;
 use federator_core::evidence::EvidenceSet;
 use federator_core::formula::names;
 use federator_core::plan::StepKind;
 use federator_core::{change, conditions};
+use node_agent_wire::approval::SignedDocument;
 use node_agent_wire::federation::JournalEntry;
 
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
@@ -27,11 +29,31 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     journal.push(promote.clone());
     let dcs = context.federation.dcs(&context.plan.to)?;
     let id = &context.plan.id;
-    let record =
-        update_record(dcs, |record| change::commit(record, id, &evidence, &journal, now)).await?;
+    let document = signed(context, &evidence, now).await?;
+    let record = update_record(dcs, |record| {
+        change::seal(change::commit(record, id, &evidence, &journal, now), document.as_ref())
+    })
+    .await?;
     context.journal.push(promote);
     let kinds = names(&evidence.kinds(), ", ");
     Ok(format!("{} is primary at epoch {} ({kinds})", record.primary, record.epoch))
+}
+
+/// The evidence as one signed document, where there is a key.
+async fn signed(
+    context: &Context<'_>,
+    evidence: &EvidenceSet,
+    now_us: i64,
+) -> Result<Option<SignedDocument>, StepError> {
+    let Some(key) = &context.signing else { return Ok(None) };
+    let record = need_record(context.federation.dcs(&context.plan.to)?).await?;
+    let mut recorded = evidence.recorded().into_iter();
+    let mut operation = context.plan.operation();
+    operation.evidence = recorded.next();
+    operation.further_evidence = recorded.collect();
+    let name = &context.federation.settings.federation;
+    let document = Document::of(&operation, name, &record.policies, now_us);
+    Ok(Some(key.sign(document.text())))
 }
 
 /// The evidence, checked again where it can have changed since it was taken.

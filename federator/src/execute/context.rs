@@ -9,6 +9,7 @@ use crate::fencer::FencerError;
 use crate::link::LinkError;
 use crate::records::{UpdateError, update_record};
 use crate::render::Progress;
+use crate::signing::SigningKey;
 use crate::sql::{Session, SqlError};
 use federator_core::change::{self, ChangeError};
 use federator_core::conditions::NoEvidence;
@@ -153,6 +154,8 @@ pub struct Context<'f> {
     pub resumed: bool,
     /// The take failed and left nothing behind.
     pub released: bool,
+    /// What signs the evidence of a promotion.
+    pub signing: Option<SigningKey>,
     /// The former primary's record with its acknowledgement.
     pub former: Option<FederationRecord>,
     /// SQL on the target's leader, opened before the write pause.
@@ -185,6 +188,7 @@ impl<'f> Context<'f> {
             taken: false,
             resumed: false,
             released: false,
+            signing: None,
             former: None,
             session: None,
             timeline: None,
@@ -239,7 +243,9 @@ impl<'f> Context<'f> {
         match kind {
             StepKind::Take => self.taken = true,
             // After these the write pause is not under way, and the next step may take long.
-            StepKind::Promote | StepKind::Verify | StepKind::Stream => return self.flush().await,
+            StepKind::Promote | StepKind::Sequences | StepKind::Verify | StepKind::Stream => {
+                return self.flush().await;
+            }
             StepKind::Record
             | StepKind::Supersede
             | StepKind::Slots
@@ -254,6 +260,20 @@ impl<'f> Context<'f> {
             | StepKind::Close => {}
         }
         Ok(())
+    }
+
+    /// The parts of a step that are done, in this run or an earlier one.
+    pub fn parts_done(&self, kind: StepKind) -> Vec<String> {
+        let lines = self.journal.iter().filter(|entry| entry.step == kind.name());
+        lines.flat_map(|entry| entry.parts.clone()).collect()
+    }
+
+    /// Notes that a part of a step is done, at once.
+    pub async fn part_done(&mut self, kind: StepKind, part: &str) -> Result<(), StepError> {
+        for entry in self.journal.iter_mut().filter(|entry| entry.step == kind.name()) {
+            entry.parts.push(part.to_owned());
+        }
+        self.flush().await
     }
 
     /// Writes the journal into the record that counts.

@@ -16,6 +16,7 @@ mod link;
 mod promote;
 mod record;
 mod repoint;
+mod sequences;
 mod slots;
 mod standby;
 mod stream;
@@ -154,6 +155,7 @@ async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepEr
         StepKind::CatchUp => catch_up::run(context).await,
         StepKind::Commit => commit::run(context).await,
         StepKind::Promote => promote::run(context).await,
+        StepKind::Sequences => sequences::run(context).await,
         StepKind::Repoint => repoint::run(context).await,
         StepKind::Demoted => standby::demoted(context).await,
         StepKind::Standby => standby::run(context).await,

@@ -4,6 +4,7 @@
 //! passes [`FederationRecord::check_successor`]: the epoch never goes down, and one epoch never
 //! names two primary datacenters.
 
+use crate::approval::{Approval, SignedDocument};
 use crate::ids::{DcName, Epoch, MemberName, OperationId, SlotName, SystemId};
 use crate::lsn::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -142,6 +143,12 @@ pub struct Operation {
     /// The loss that was expected when the operator decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_loss: Option<LossEstimate>,
+    /// Who has approved it, beside who started it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+    /// The evidence as it was signed at the commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<SignedDocument>,
     /// What has been begun and done, in order.
     #[serde(default)]
     pub journal: Vec<JournalEntry>,
@@ -169,6 +176,8 @@ impl Operation {
             evidence: None,
             further_evidence: Vec::new(),
             expected_loss: None,
+            approvals: Vec::new(),
+            document: None,
             journal: Vec::new(),
         }
     }
@@ -357,6 +366,11 @@ pub struct Policies {
     /// Which evidence a promotion needs: a formula over the names of [`Evidence`]. Kept as text: a
     /// record that holds one which cannot be read is readable all the same, and promotes nobody.
     pub evidence: String,
+    /// So many people other than who asks must approve a promotion.
+    pub approvals: u32,
+    /// By so many values each sequence is advanced after a promotion that may have lost
+    /// transactions; 0: not at all.
+    pub sequence_gap: u64,
 }
 
 /// Any one piece of evidence.
@@ -369,6 +383,8 @@ impl Default for Policies {
             switchover_lag_bytes_max: 64 * 1024 * 1024,
             keep_divergent_wal: true,
             evidence: ANY_EVIDENCE.to_owned(),
+            approvals: 0,
+            sequence_gap: 0,
         }
     }
 }

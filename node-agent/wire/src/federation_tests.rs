@@ -70,8 +70,10 @@ fn records_of_the_time_before_are_read() {
     let read: FederationRecord = serde_json::from_value(value).expect("the old form");
     assert_eq!(read.policies.evidence, ANY_EVIDENCE);
     assert_eq!(read.policies.cold_start_after_s, 9);
+    assert_eq!((read.policies.approvals, read.policies.sequence_gap), (0, 0));
     let operation = read.operation.expect("the operation");
     assert_eq!(operation.evidence.as_ref().map(Evidence::name), Some("attested"));
     assert!(operation.further_evidence.is_empty() && operation.journal[0].parts.is_empty());
+    assert!(operation.approvals.is_empty() && operation.document.is_none());
     assert!(read.claim.expect("the claim").further_evidence.is_empty());
 }

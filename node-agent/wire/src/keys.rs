@@ -36,6 +36,7 @@ impl ClusterPath {
             | Leaf::Failsafe
             | Leaf::Federation
             | Leaf::FederationHistory
+            | Leaf::FederationApprovals
             | Leaf::Position) => format!("{}{}", self.0, plain.name()),
         }
     }
@@ -77,6 +78,8 @@ pub enum Leaf<'a> {
     Federation,
     /// Ours: the closed operations of the federation.
     FederationHistory,
+    /// Ours: the promotions that somebody has asked for, with their approvals.
+    FederationApprovals,
     /// Ours: the leader's beat and position.
     Position,
 }
@@ -91,7 +94,7 @@ pub enum LeafName<'k> {
 }
 
 impl Leaf<'_> {
-    const PLAIN: [Leaf<'static>; 11] = [
+    const PLAIN: [Leaf<'static>; 12] = [
         Leaf::Initialize,
         Leaf::Config,
         Leaf::Leader,
@@ -102,6 +105,7 @@ impl Leaf<'_> {
         Leaf::Failsafe,
         Leaf::Federation,
         Leaf::FederationHistory,
+        Leaf::FederationApprovals,
         Leaf::Position,
     ];
 
@@ -118,6 +122,7 @@ impl Leaf<'_> {
             Leaf::Failsafe => "failsafe",
             Leaf::Federation => "federation",
             Leaf::FederationHistory => "federation_history",
+            Leaf::FederationApprovals => "federation_approvals",
             Leaf::Position => "position",
         }
     }

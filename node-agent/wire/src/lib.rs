@@ -4,6 +4,7 @@
 //! Readers are lenient (unknown members of a JSON value are ignored, garbage is a typed "absent"),
 //! writers are exact: what a Patroni 4.1 tool reads is what it would have found from Patroni.
 
+pub mod approval;
 pub mod chain;
 pub mod config;
 pub mod dynamic;

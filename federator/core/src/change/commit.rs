@@ -2,6 +2,7 @@
 
 use super::{Change, ChangeError, checked, merge_journal, ours, running};
 use crate::evidence::{EvidenceError, EvidenceSet, FencingEvidence};
+use node_agent_wire::approval::{SignedDocument, approvers};
 use node_agent_wire::federation::{Claim, FederationRecord, JournalEntry, OperationKind, Phase};
 use node_agent_wire::{Epoch, OperationId};
 
@@ -46,7 +47,8 @@ pub fn still_acknowledged(record: &FederationRecord, id: &OperationId) -> Result
 /// The commit: the one change after which the operation's target is the primary datacenter.
 /// `journal` rides along, so that no second write is needed inside the write pause.
 ///
-/// The evidence of a promotion must be enough for the policy of this same record.
+/// The evidence of a promotion must be enough for the policy of this same record, and so must be
+/// the approvals in its operation.
 ///
 /// # Errors
 /// The operation is gone, turned back, the target is fenced, or the evidence is not enough.
@@ -84,6 +86,12 @@ pub fn commit(
     if let Err(why) = judged {
         return Err(ChangeError::NoEvidence { dc: record.dc.clone(), why });
     }
+    let (have, needed) =
+        (approvers(&operation.approvals, &operation.by), record.policies.approvals);
+    let promotes = operation.kind == OperationKind::Promotion;
+    if promotes && have < usize::try_from(needed).unwrap_or(usize::MAX) {
+        return Err(ChangeError::NotApproved { dc: record.dc.clone(), have, needed });
+    }
     let mut recorded = evidence.recorded().into_iter();
     let (best, further) = (recorded.next(), recorded.collect::<Vec<_>>());
     let mut next = record.clone();
@@ -105,6 +113,18 @@ pub fn commit(
     merge_journal(&mut operation.journal, journal);
     next.operation = Some(operation);
     checked(record, next)
+}
+
+/// A commit that carries the signed document of its evidence.
+///
+/// # Errors
+/// Those of the change.
+pub fn seal(change: Change, document: Option<&SignedDocument>) -> Change {
+    let Some(mut next) = change? else { return Ok(None) };
+    if let Some(operation) = next.operation.as_mut() {
+        operation.document = document.cloned();
+    }
+    Ok(Some(next))
 }
 
 /// Whether the target of a committed operation may leave standby mode. Who finds the operation

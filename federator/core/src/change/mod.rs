@@ -12,7 +12,7 @@ mod members;
 
 pub use back::{AbortBegun, begin_abort, turn_back};
 pub use by_hand::{confirm, operator_fence, operator_lift};
-pub use commit::{add_evidence, commit, may_lead, still_acknowledged};
+pub use commit::{add_evidence, commit, may_lead, seal, still_acknowledged};
 pub use members::refresh;
 
 use crate::evidence::EvidenceError;
@@ -99,6 +99,16 @@ pub enum ChangeError {
         dc: DcName,
         /// What is missing.
         why: EvidenceError,
+    },
+    /// Not approved by enough people.
+    #[error("{dc} may not be promoted: {have} of {needed} approvals by others")]
+    NotApproved {
+        /// Whose record.
+        dc: DcName,
+        /// How many there are.
+        have: usize,
+        /// How many its policy asks for.
+        needed: u32,
     },
     /// Only the primary datacenter can be fenced by hand, and followed.
     #[error("{dc} is not the primary datacenter: its record names {primary}")]

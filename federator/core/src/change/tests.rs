@@ -4,6 +4,7 @@
 use super::*;
 use crate::evidence::{EvidenceSet, FencingEvidence};
 use crate::fixture::{ack, operation, record};
+use node_agent_wire::approval::{Approval, SignedDocument};
 use proptest::prelude::*;
 
 fn attested() -> EvidenceSet {
@@ -167,6 +168,42 @@ fn a_promotion_commits_only_on_enough_evidence() {
     let planned = with(&record("dc2", 1, "dc1"), &switchover());
     let nothing = commit(&planned, &promotion.id, &EvidenceSet::default(), &[], 9);
     assert!(matches!(nothing, Err(ChangeError::NoEvidence { .. })));
+}
+
+#[test]
+fn a_promotion_commits_only_when_others_have_approved_it() {
+    let approval = |by: &str| Approval { by: by.into(), at_us: 1, hash: "ab".into() };
+    let document = SignedDocument {
+        text: "{}".into(),
+        algorithm: "ed25519".into(),
+        public_key: String::new(),
+        signature: String::new(),
+    };
+    for (needed, approvals, kind, expected) in [
+        (0, vec![], OperationKind::Promotion, true),
+        (1, vec![], OperationKind::Promotion, false),
+        (1, vec![approval("ann")], OperationKind::Promotion, false),
+        (1, vec![approval("bob")], OperationKind::Promotion, true),
+        (2, vec![approval("bob"), approval("BOB")], OperationKind::Promotion, false),
+        (2, vec![approval("bob"), approval("cid")], OperationKind::Promotion, true),
+        (1, vec![], OperationKind::Switchover, true),
+    ] {
+        let operation = Operation { kind, approvals: approvals.clone(), ..switchover() };
+        let mut held = with(&record("dc2", 1, "dc1"), &operation);
+        held.policies.approvals = needed;
+        let result = commit(&held, &operation.id, &attested(), &[], 9);
+        let refused = matches!(&result, Err(ChangeError::NotApproved { .. }));
+        assert_eq!(refused, !expected, "{needed} {kind} {approvals:?}: {result:?}");
+        let sealed = seal(result, Some(&document));
+        if let Ok(Some(next)) = &sealed {
+            let operation = next.operation.as_ref().unwrap();
+            assert_eq!(
+                (&operation.document, &operation.approvals),
+                (&Some(document.clone()), &approvals)
+            );
+        }
+        assert_eq!(sealed.is_ok(), expected);
+    }
 }
 
 #[test]

@@ -231,6 +231,7 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
         by: operation.by.clone(),
         made_at_us: operation.started_at_us,
         evidence: operation.all_evidence().cloned().collect(),
+        approvals: operation.approvals.clone(),
         expected_loss: operation.expected_loss.clone(),
         steps,
     }

@@ -64,7 +64,8 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
     let former_answers = record_of(inventory, &from).is_ok();
     conclude(list, || {
         let proof = proof?;
-        let extent = Extent { former_answers, fencer: proof.fencer };
+        let sequences = Extent::advances(Some(&estimate), &record.policies);
+        let extent = Extent { former_answers, fencer: proof.fencer, sequences };
         Some(Plan {
             id: request.id.clone(),
             kind: OperationKind::Promotion,
@@ -77,6 +78,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
             by: request.by.clone(),
             made_at_us: request.now_us,
             evidence: proof.set.recorded(),
+            approvals: Vec::new(),
             expected_loss: Some(estimate),
             steps: steps(&from, to, extent),
         })

@@ -70,6 +70,7 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
             by: request.by.clone(),
             made_at_us: request.now_us,
             evidence: Vec::new(),
+            approvals: Vec::new(),
             expected_loss: None,
             steps: steps(&primary, &open),
             followers: open,

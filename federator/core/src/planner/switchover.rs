@@ -60,6 +60,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
             by: request.by.clone(),
             made_at_us: request.now_us,
             evidence: Vec::new(),
+            approvals: Vec::new(),
             expected_loss: None,
             steps: steps(&from, to),
         })

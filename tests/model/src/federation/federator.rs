@@ -98,7 +98,11 @@ impl Federation {
             StepKind::Stream => stream(world, run, answer),
             // Slots and checkpoints: nothing here depends on them. No plan here has a fencer: to the
             // commit its evidence is one more word that nothing checks, like an attestation.
-            StepKind::Prepare | StepKind::Slots | StepKind::Record | StepKind::Fencer => Next::Done,
+            StepKind::Prepare
+            | StepKind::Slots
+            | StepKind::Record
+            | StepKind::Fencer
+            | StepKind::Sequences => Next::Done,
         }
     }
 

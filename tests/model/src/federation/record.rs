@@ -417,6 +417,7 @@ fn no(error: &ChangeError) -> No {
         | ChangeError::EpochMoved { .. }
         | ChangeError::EvidenceGone { .. }
         | ChangeError::NoEvidence { .. }
+        | ChangeError::NotApproved { .. }
         | ChangeError::NotPrimary { .. } => No::Other,
     }
 }

@@ -180,3 +180,37 @@ fn more_wal_elsewhere_is_not_given_up_unsaid() {
     node_mut(&mut blind, "dc2").lsn = Lsn(0);
     assert_eq!(rivals(&blind, &"dc1".into(), &"dc2".into()).len(), 1);
 }
+
+#[test]
+fn sequences_are_advanced_where_that_was_agreed_and_something_may_be_lost() {
+    for (gap, acknowledged, expected) in
+        [(0, false, false), (1000, false, true), (1000, true, false)]
+    {
+        let mut inventory = lost(BOTH);
+        record_mut(&mut inventory, "dc2").policies.evidence = "acknowledged or attested".into();
+        record_mut(&mut inventory, "dc2").policies.sequence_gap = gap;
+        if acknowledged {
+            // The healthy dc1, fenced: dc2 has replayed beyond where it stopped.
+            let mut former = crate::fixture::inventory();
+            node_mut(&mut former, "dc1").writable = false;
+            let mut fence = record("dc1", 1, "dc1");
+            fence.fence = Some(node_agent_wire::federation::Fence {
+                epoch: node_agent_wire::Epoch(2),
+                operation: None,
+                reason: "by hand".into(),
+                by: "ann".into(),
+                at_us: NOW,
+                ack: Some(crate::fixture::ack()),
+            });
+            *record_mut(&mut former, "dc1") = fence;
+            inventory.dcs.insert("dc1".into(), Fact::Known(view(&mut former, "dc1").clone()));
+        }
+        let found = answer(&inventory, &intent(true, false));
+        let Outcome::Plan(plan) = found.outcome else { panic!("{found:?}") };
+        let advances = plan.steps.iter().any(|step| step.kind == StepKind::Sequences);
+        assert_eq!(advances, expected, "gap {gap}, acknowledged {acknowledged}");
+        assert_eq!(plan.check(), Ok(()));
+        record_mut(&mut inventory, "dc2").operation = Some(plan.operation());
+        assert_eq!(rebuild(&plan.operation(), &inventory).steps, plan.steps);
+    }
+}

@@ -2,10 +2,11 @@
 
 use crate::evidence::needs_fencer;
 use crate::formula::EvidenceKind;
+use crate::loss;
 use crate::plan::{Step, StepKind};
 use crate::planner::step;
 use node_agent_wire::DcName;
-use node_agent_wire::federation::{Operation, Policies};
+use node_agent_wire::federation::{LossEstimate, Operation, Policies};
 
 /// Which of the steps there are that not every promotion has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Extent {
     pub former_answers: bool,
     /// The fencer of the former primary is run.
     pub fencer: bool,
+    /// The sequences are advanced.
+    pub sequences: bool,
 }
 
 impl Extent {
@@ -21,7 +24,14 @@ impl Extent {
     #[must_use]
     pub fn of(operation: &Operation, policies: &Policies, former_answers: bool) -> Self {
         let have = operation.all_evidence().map(EvidenceKind::of).collect();
-        Self { former_answers, fencer: needs_fencer(&have, policies) }
+        let sequences = Self::advances(operation.expected_loss.as_ref(), policies);
+        Self { former_answers, fencer: needs_fencer(&have, policies), sequences }
+    }
+
+    /// Whether sequences are advanced: where that was agreed, and something may be lost.
+    #[must_use]
+    pub fn advances(loss: Option<&LossEstimate>, policies: &Policies) -> bool {
+        policies.sequence_gap > 0 && loss.is_some_and(loss::possible)
     }
 }
 
@@ -39,7 +49,29 @@ pub fn steps(from: &DcName, to: &DcName, extent: Extent) -> Vec<Step> {
         ],
         false,
     ));
-    list.extend(after_commit(from, to));
+    list.push(step(
+        StepKind::Promote,
+        [
+            "committed",
+            &format!("{to} leaves standby mode, its leader is promoted"),
+            "",
+            &format!("{to} accepts writes"),
+        ],
+        true,
+    ));
+    if extent.sequences {
+        list.push(step(
+            StepKind::Sequences,
+            [
+                &format!("{to} accepts writes"),
+                "advances every sequence of every database by the agreed gap",
+                "",
+                "no value that the lost primary handed out comes again",
+            ],
+            true,
+        ));
+    }
+    list.extend(after_promotion(from, to));
     list
 }
 
@@ -81,18 +113,8 @@ fn before_commit(from: &DcName, to: &DcName, extent: Extent) -> Vec<Step> {
     list
 }
 
-fn after_commit(from: &DcName, to: &DcName) -> Vec<Step> {
+fn after_promotion(from: &DcName, to: &DcName) -> Vec<Step> {
     vec![
-        step(
-            StepKind::Promote,
-            [
-                "committed",
-                &format!("{to} leaves standby mode, its leader is promoted"),
-                "",
-                &format!("{to} accepts writes"),
-            ],
-            true,
-        ),
         step(
             StepKind::Repoint,
             [

@@ -131,7 +131,9 @@ fn plain(view: &mut DcView, leaf: Leaf<'_>, value: &[u8], revision: node_agent_w
         | Leaf::Status
         | Leaf::Failsafe
         | Leaf::FederationHistory
-        | Leaf::FederationApprovals => {}
+        | Leaf::FederationApprovals
+        | Leaf::Grant
+        | Leaf::GrantLast => {}
     }
 }
 

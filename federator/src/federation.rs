@@ -89,6 +89,7 @@ impl Federation {
                     etcd: entry.etcd.clone(),
                     slot: entry.slot.clone(),
                     follows: entry.follows.clone(),
+                    isolation: entry.isolation,
                 };
                 (dc.clone(), site)
             })

@@ -11,6 +11,8 @@ pub mod dcs;
 pub mod execute;
 pub mod federation;
 pub mod fencer;
+mod grant_settings;
+mod known_keys;
 pub mod link;
 pub mod records;
 pub mod render;

@@ -2,6 +2,7 @@
 
 use crate::concurrent::within;
 use crate::settings::Tls;
+use federator_core::grants::{GrantsView, SeatView};
 use federator_core::inventory::{NodeView, SlotView};
 use node_agent_wire::member::split_host_port;
 use node_agent_wire::proto::agent_client::AgentClient;
@@ -255,6 +256,27 @@ fn node_view(status: NodeStatus) -> NodeView {
         sync_standby: status.sync_standby,
         slots,
         replayed_commit_at_us: status.replayed_commit_at_us,
+        grants: status.grants.map(grants_view),
+    }
+}
+
+fn grants_view(grants: node_agent_wire::proto::Grants) -> GrantsView {
+    let seat = |seat: node_agent_wire::proto::Seat| SeatView {
+        voter: seat.voter,
+        holder: seat.holder,
+        epoch: Epoch(seat.epoch),
+        free: seat.free,
+        ours: seat.ours,
+        quiet_ms: seat.quiet_ms,
+        silent: seat.silent,
+    };
+    GrantsView {
+        enforced: grants.enforced,
+        epoch: (grants.epoch > 0).then_some(Epoch(grants.epoch)),
+        left_ms: grants.left_ms,
+        operation: grants.operation,
+        claimable_in_ms: grants.claimable_in_ms,
+        voters: grants.voters.into_iter().map(seat).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::clock::moment;
 use comfy_table::{ContentArrangement, Table, presets};
 use federator_core::change::moves_primary;
+use federator_core::grants;
 use federator_core::guards::{Checklist, Refusal, Verdict};
 use federator_core::history::{ClosedOperation, Outcome};
 use federator_core::plan::{Plan, StepKind};
@@ -217,6 +218,9 @@ pub fn status(report: &StatusReport) -> String {
     };
     let _ = writeln!(out, "Federation {}: {head}  ({})", report.federation, moment(report.at_us));
     let _ = writeln!(out, "{table}");
+    if let Some(grants) = &report.grants {
+        let _ = writeln!(out, "Site grants: {}", grants::words(grants));
+    }
     if report.problems.is_empty() {
         let _ = writeln!(out, "No problems found.");
     }

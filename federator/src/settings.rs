@@ -2,11 +2,13 @@
 //! files or the environment and are never printed.
 
 use crate::fencer::{Fencer, RawFencer};
+use crate::grant_settings::{RawGrants, RawWitness, grants};
+use crate::known_keys::unknown_keys;
 use crate::signing::is_public_key;
 use config::{Config, Map, Source, Value as ConfigValue, ValueKind};
 use federator_core::formula::Formula;
 use federator_core::sequences::GAP_MIN;
-use node_agent_wire::federation::Policies;
+use node_agent_wire::federation::{Isolation, Policies};
 use node_agent_wire::{DcName, SlotName, yaml};
 use serde::Deserialize;
 use serde_json::Value;
@@ -116,6 +118,8 @@ pub struct Datacenter {
     pub follows: Option<DcName>,
     /// What makes sure that it accepts no writes any more.
     pub fencer: Option<Fencer>,
+    /// What it does when it is primary and cut off.
+    pub isolation: Isolation,
 }
 
 /// The settings.
@@ -146,6 +150,7 @@ struct Raw {
     credentials: RawCredentials,
     #[serde(default)]
     policies: RawPolicies,
+    witness: Option<RawWitness>,
     tls: Option<Tls>,
     signing_key_file: Option<PathBuf>,
     #[serde(default)]
@@ -160,9 +165,11 @@ struct RawDatacenter {
     etcd: Vec<String>,
     follows: Option<String>,
     fencer: Option<RawFencer>,
+    #[serde(default)]
+    isolation: Isolation,
 }
 
-fn default_namespace() -> String {
+pub(crate) fn default_namespace() -> String {
     "/service".to_owned()
 }
 
@@ -187,41 +194,12 @@ struct RawPolicies {
     evidence: Option<String>,
     approvals: Option<u32>,
     sequence_gap: Option<u64>,
+    #[serde(flatten)]
+    grants: RawGrants,
 }
 
 /// More people than this are not there when they are needed.
 const APPROVALS_MAX: u32 = 5;
-const LOGIN: &[&str] = &["username", "password_file", "password_env"];
-const POLICIES: &[&str] = &[
-    "cold_start_after",
-    "switchover_lag_max",
-    "keep_divergent_wal",
-    "evidence",
-    "approvals",
-    "sequence_gap",
-];
-const TOP: &[&str] = &[
-    "federation",
-    "datacenters",
-    "credentials",
-    "policies",
-    "tls",
-    "signing_key_file",
-    "trusted_keys",
-];
-/// What may stand where; `*` is any name.
-const KNOWN: [(&str, &[&str]); 9] = [
-    ("", TOP),
-    ("datacenters.*", &["scope", "namespace", "etcd", "follows", "fencer"]),
-    ("datacenters.*.fencer", &["command", "timeout"]),
-    ("credentials", &["superuser", "replication"]),
-    ("credentials.superuser", LOGIN),
-    ("credentials.replication", LOGIN),
-    ("policies", POLICIES),
-    ("tls", &["cafile", "certfile", "keyfile"]),
-    ("datacenters", &["*"]),
-];
-
 /// Our YAML reader as a source of the `config` crate.
 #[derive(Clone, Debug)]
 struct Document {
@@ -317,19 +295,22 @@ impl Settings {
                 return Err(at(&format!("{path}.etcd"), why.into()));
             }
             let slot = SlotName::from_name(&dc);
-            let RawDatacenter { scope, namespace, etcd, follows, fencer } = entry;
+            let RawDatacenter { scope, namespace, etcd, follows, fencer, isolation } = entry;
             let follows = follows.map(DcName::new);
             let fencer = fencer
                 .map(Fencer::new)
                 .transpose()
                 .map_err(|(key, why)| at(&format!("{path}.fencer.{key}"), why))?;
-            let datacenter = Datacenter { scope, namespace, etcd, slot, follows, fencer };
+            let datacenter =
+                Datacenter { scope, namespace, etcd, slot, follows, fencer, isolation };
             datacenters.insert(DcName::new(dc), datacenter);
         }
         circles(&datacenters).map_err(|(dc, why)| at(&format!("datacenters.{dc}.follows"), why))?;
         if datacenters.is_empty() {
             return Err(at("datacenters", "at least one datacenter is expected".into()));
         }
+        let grants = grants(&datacenters, raw.witness, &raw.policies.grants)
+            .map_err(|(path, why)| at(&path, why))?;
         let login = |path: &str, raw: RawLogin| {
             login(raw, &environment).map_err(|why| at(&format!("credentials.{path}"), why))
         };
@@ -338,8 +319,11 @@ impl Settings {
             datacenters,
             superuser: login("superuser", raw.credentials.superuser)?,
             replication: login("replication", raw.credentials.replication)?,
-            policies: policies(&raw.policies)
-                .map_err(|(key, why)| at(&format!("policies.{key}"), why))?,
+            policies: Policies {
+                grants,
+                ..policies(&raw.policies)
+                    .map_err(|(key, why)| at(&format!("policies.{key}"), why))?
+            },
             tls: raw.tls,
             signing_key_file: raw.signing_key_file,
             trusted_keys: trusted(raw.trusted_keys).map_err(|why| at("trusted_keys", why))?,
@@ -367,46 +351,6 @@ fn circles(datacenters: &BTreeMap<DcName, Datacenter>) -> Result<(), (DcName, St
         }
     }
     Ok(())
-}
-
-fn unknown_keys(file: &Path, value: &Value) -> Result<(), SettingsError> {
-    for (section, known) in KNOWN {
-        for (path, object) in sections(value, section) {
-            for key in object.keys() {
-                if !known.contains(&key.as_str()) && !known.contains(&"*") {
-                    let dot = if path.is_empty() { "" } else { "." };
-                    return Err(SettingsError::UnknownKey {
-                        file: file.to_owned(),
-                        path: format!("{path}{dot}{key}"),
-                        known: known.join(", "),
-                    });
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The mappings that a path with wildcards leads to.
-fn sections<'v>(value: &'v Value, path: &str) -> Vec<(String, &'v serde_json::Map<String, Value>)> {
-    let mut found = vec![(String::new(), value)];
-    for part in path.split('.').filter(|part| !part.is_empty()) {
-        found = found
-            .into_iter()
-            .flat_map(|(path, value)| {
-                let object = value.as_object();
-                let entries = object.into_iter().flatten();
-                entries
-                    .filter(|(key, _)| part == "*" || part == key.as_str())
-                    .map(|(key, inner)| {
-                        let dot = if path.is_empty() { "" } else { "." };
-                        (format!("{path}{dot}{key}"), inner)
-                    })
-                    .collect::<Vec<_>>()
-            })
-            .collect();
-    }
-    found.into_iter().filter_map(|(path, value)| Some((path, value.as_object()?))).collect()
 }
 
 fn login(raw: RawLogin, environment: &impl Fn(&str) -> Option<String>) -> Result<Login, String> {

@@ -42,6 +42,25 @@ fn reads_a_whole_file() {
 }
 
 #[test]
+fn reads_lease_mode() {
+    let text = GOOD.replacen("scope: shop-dc1,", "scope: shop-dc1, isolation: lease,", 1).replacen(
+        "policies: {",
+        "witness: {etcd: [\"w:2379\"]}\npolicies: {grant_ttl: 20s, grant_clock_error_ppm: 50, ",
+        1,
+    );
+    let settings = read(&text).unwrap();
+    let isolation = |dc: &str| settings.datacenters[&DcName::from(dc)].isolation;
+    assert_eq!((isolation("dc1"), isolation("dc.2")), (Isolation::Lease, Isolation::Manual));
+    let policy = settings.policies.grants.unwrap();
+    assert_eq!((policy.holder_ttl_ms, policy.clock_error_ppm), (20_000, 50));
+    assert_eq!(policy.witness.unwrap().namespace, "/service");
+    assert!(!settings.policies.keep_divergent_wal, "the other policies");
+    let two = GOOD.replacen("scope: shop-dc1,", "scope: shop-dc1, isolation: lease,", 1);
+    let error = read(&two).unwrap_err().to_string();
+    assert!(error.contains("datacenters.dc1.isolation: lease needs 3 voters"), "{error}");
+}
+
+#[test]
 fn refuses_with_the_place() {
     for (from, to, expected) in [
         ("scope: shop-dc1", "scoop: shop-dc1", "unknown key datacenters.dc1.scoop"),

@@ -7,6 +7,7 @@ pub mod checkup;
 pub mod clock;
 pub mod dcs;
 pub mod failsafe;
+pub mod grants;
 pub mod grpc;
 pub mod jobs;
 pub mod keeper;

@@ -5,6 +5,7 @@ use crate::checkup::Checkup;
 use crate::clock;
 use crate::dcs::{RawCluster, cluster};
 use crate::failsafe::Desk;
+use crate::grants::GrantKeeper;
 use crate::keeper::Keeper;
 use crate::link::Links;
 use crate::plans::Planned;
@@ -177,6 +178,8 @@ pub struct Sources<'a> {
     pub checkup: &'a Checkup,
     /// The lease.
     pub keeper: &'a Keeper,
+    /// The site grants.
+    pub grants: &'a GrantKeeper,
     /// The beats.
     pub beats: &'a Beats,
     /// The other datacenters.
@@ -270,6 +273,7 @@ pub async fn observe(
         members_seen: memory.members.iter().map(|(n, (_, at))| (n.clone(), *at)).collect(),
         peers,
         abroad: sources.links.abroad(),
+        grants: sources.grants.facts(),
         job: sources.job,
         start_failures: memory.start_failures,
         stopped_by_us: memory.stopped_by_us,

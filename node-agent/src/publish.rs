@@ -16,6 +16,7 @@ use node_agent_core::source::streams_from;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::dynamic::FailsafeMode;
 use node_agent_wire::failsafe::FailsafePing;
+use node_agent_wire::grant::Reached;
 use node_agent_wire::history::{self, TimelineHistory};
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::{MemberData, Role, state};
@@ -356,4 +357,12 @@ pub fn beat_facts(
         facts.primary_seen = None;
     }
     facts
+}
+
+/// How far the primary on this node is; `None` when it is none.
+#[must_use]
+pub fn reached(facts: &BeatFacts) -> Option<Reached> {
+    let (lsn, timeline) = (facts.lsn?, facts.timeline?);
+    let (at_us, wal_rate_max) = (facts.at_us, facts.wal_rate_max);
+    facts.writable.then_some(Reached { lsn, timeline, at_us, wal_rate_max })
 }

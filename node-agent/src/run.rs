@@ -7,8 +7,9 @@ use crate::dcs::etcd::{Etcd, Login};
 use crate::dcs::mirror::{Mirror, Mirrored};
 use crate::dcs::{Dcs, DcsError, RawCluster};
 use crate::failsafe::{Desk, Question};
+use crate::grants::{GrantKeeper, Own};
 use crate::jobs::{Jobs, Outcome, Tools};
-use crate::keeper::{Keeper, KeeperSetup};
+use crate::keeper::{Keeper, KeeperSetup, Limit};
 use crate::link::Links;
 use crate::memory::remember;
 use crate::message::Messenger;
@@ -90,6 +91,8 @@ impl Agent {
         let wake = Arc::new(Notify::new());
         let cached = server.cached_dynamic();
         let dynamic = Dynamic::read(cached.as_ref().unwrap_or(&config.bootstrap.dcs));
+        let limit = Arc::new(Limit::default());
+        let own = Own { endpoints: endpoints.clone(), login: login.clone() };
         let setup = KeeperSetup {
             connect: Box::new(move || Box::new(Etcd::new(&endpoints, login))),
             path: path.clone(),
@@ -100,11 +103,14 @@ impl Agent {
             kept: server.left_without_deadline(),
             watchdog: config.watchdog.clone(),
             password: password.clone(),
+            limit: limit.clone(),
         };
         let keeper = Keeper::start(setup, &dynamic).map_err(StartError::Keeper)?;
+        let grants = GrantKeeper::start(member_name(&config), own, limit, wake.clone());
         let tools = Tools {
             server: server.clone(),
             keeper: Arc::new(keeper),
+            grants: Arc::new(grants.map_err(StartError::Keeper)?),
             checkpointed: Arc::new(AtomicBool::new(true)),
             progress: Arc::default(),
             rewind_failed: Arc::default(),
@@ -303,6 +309,7 @@ impl Agent {
         let sources = Sources {
             server: &self.hands.tools.server,
             keeper: &self.hands.tools.keeper,
+            grants: &self.hands.tools.grants,
             beats: &self.beats,
             links: &mut self.links,
             path: &self.hands.path,
@@ -338,9 +345,13 @@ impl Agent {
 
     fn tell_keeper(&mut self, observed: &Observed) {
         let record = crate::observe::record_of(observed);
-        let seen =
-            record.filter(|r| !r.names_us()).and_then(|r| self.links.primary_seen(&r.primary));
+        self.hands.tools.grants.tell(observed, record.or(observed.last_record.as_ref()));
+        let seen = record.filter(|r| !r.names_us()).and_then(|r| {
+            let told = self.hands.tools.grants.primary_seen(&r.primary);
+            self.links.primary_seen(&r.primary).into_iter().chain(told).max_by_key(|s| s.at_us)
+        });
         let mut facts = publish::beat_facts(observed, self.memory.wal.max(), seen);
+        self.hands.tools.grants.tell_position(publish::reached(&facts));
         // A primary that this agent found running is under the guard's deadline from now on.
         if facts.writable {
             self.hands.tools.keeper.arm(true);
@@ -428,6 +439,7 @@ async fn first_view(
     let sources = Sources {
         server: &hands.tools.server,
         keeper: &hands.tools.keeper,
+        grants: &hands.tools.grants,
         beats,
         links,
         path: &hands.path,

@@ -79,7 +79,9 @@ fn matters(path: &ClusterPath, beats: &Beats, change: &Change) -> bool {
             | Leaf::Status
             | Leaf::Failsafe
             | Leaf::FederationHistory
-            | Leaf::FederationApprovals,
+            | Leaf::FederationApprovals
+            | Leaf::Grant
+            | Leaf::GrantLast,
         ))
         | None => false,
     }

@@ -407,6 +407,7 @@ impl Scene {
             promotion::Extent {
                 former_answers: matches!(cause, Cause::Fenced | Cause::NodesLost),
                 fencer: cause == Cause::ToBeFenced,
+                grants: false,
                 sequences: cause != Cause::Fenced,
             },
         )

@@ -109,6 +109,14 @@ pub fn commit_reads_former(operation: &Operation) -> bool {
         && operation.all_evidence().any(|e| matches!(e, Evidence::Acknowledged { .. }))
 }
 
+/// Whether the commit rests on grants that the step before it acquires: what the operation carries
+/// is only the intent.
+#[must_use]
+pub fn commit_needs_grants(operation: &Operation) -> bool {
+    operation.kind == OperationKind::Promotion
+        && operation.all_evidence().any(|e| matches!(e, Evidence::LeaseExpired { .. }))
+}
+
 /// The evidence of a commit. `former` is the former primary's record: as the fence left it at a
 /// switchover, as read now where [`commit_reads_former`] says so.
 ///

@@ -5,8 +5,9 @@
 //! `lease-expired`, `fenced-by-hook`, then an operator's word.
 
 use crate::formula::{EvidenceKind, Formula, FormulaError, Kinds, names};
-use node_agent_wire::SystemId;
+use crate::grants::{self, GrantsView, NotLeased};
 use node_agent_wire::federation::{Evidence, FederationRecord, Operation, OperationKind, Policies};
+use node_agent_wire::{DcName, SystemId};
 
 /// The most that is kept of what a fencer says, in bytes.
 pub const FENCER_OUTPUT_MAX: usize = 2000;
@@ -54,6 +55,12 @@ pub enum EvidenceError {
         /// The formula.
         policy: String,
     },
+    /// The grants have not been acquired in this run.
+    #[error("no majority of the site grants has been acquired")]
+    NotAcquired,
+    /// The site grants prove nothing.
+    #[error(transparent)]
+    Leased(#[from] NotLeased),
 }
 
 impl FencingEvidence {
@@ -83,6 +90,35 @@ impl FencingEvidence {
             }),
             Some(_) | None => Ok(Self(Evidence::Acknowledged { ack: ack.clone() })),
         }
+    }
+
+    /// The site grants of `from` are running out, or have: the target's leader is to take a
+    /// majority of them before the commit, which needs [`Self::lease_expired`]. `seen`: what that
+    /// leader sees, `record`: the target's.
+    ///
+    /// # Errors
+    /// `from` does not write under grants, still renews them, or too few voters answer.
+    pub fn lease_expiring(
+        record: &FederationRecord,
+        from: &DcName,
+        seen: Option<&GrantsView>,
+    ) -> Result<Self, EvidenceError> {
+        grants::expiring(record, from, seen)?;
+        Ok(Self(Evidence::LeaseExpired { voters: Vec::new() }))
+    }
+
+    /// The target's leader has acquired a majority of the grants at the new epoch, for this
+    /// operation: acquiring is the proof, and final for the epoch before.
+    ///
+    /// # Errors
+    /// `from` does not write under grants, or there is no majority (yet).
+    pub fn lease_expired(
+        record: &FederationRecord,
+        operation: &Operation,
+        held: Option<&GrantsView>,
+    ) -> Result<Self, EvidenceError> {
+        let voters = grants::acquired(record, operation, held)?;
+        Ok(Self(Evidence::LeaseExpired { voters }))
     }
 
     /// An operator states it. The weakest kind.
@@ -176,6 +212,20 @@ impl EvidenceSet {
     #[must_use]
     pub fn recorded(&self) -> Vec<Evidence> {
         self.0.iter().map(|one| one.0.clone()).collect()
+    }
+
+    /// Whether nothing in it is an intent only: the grants have been acquired.
+    ///
+    /// # Errors
+    /// They have not.
+    pub fn complete(&self) -> Result<(), EvidenceError> {
+        let intent = |one: &FencingEvidence| match &one.0 {
+            Evidence::LeaseExpired { voters } => voters.is_empty(),
+            Evidence::Acknowledged { .. }
+            | Evidence::FencedByHook { .. }
+            | Evidence::Attested { .. } => false,
+        };
+        if self.0.iter().any(intent) { Err(EvidenceError::NotAcquired) } else { Ok(()) }
     }
 
     /// Whether it is enough for the policy of a record.

@@ -134,6 +134,7 @@ fn datacenter(dc: &str, primary: bool, config: &Value) -> DcView {
 /// dc1 is primary at epoch 1, dc2 streams from it.
 pub(crate) fn inventory() -> Inventory {
     let site = |dc: &str| Site {
+        isolation: node_agent_wire::federation::Isolation::Manual,
         scope: format!("shop-{dc}"),
         namespace: "/service".into(),
         etcd: vec![format!("{dc}:2379")],

@@ -1,7 +1,8 @@
 //! What was collected: per datacenter a fact, known or unknown since when, with its reason.
 
+use crate::grants::GrantsView;
 use node_agent_wire::dynamic::Dynamic;
-use node_agent_wire::federation::{DcEntry, FederationRecord, NodeEntry, Operation};
+use node_agent_wire::federation::{DcEntry, FederationRecord, Isolation, NodeEntry, Operation};
 use node_agent_wire::member::{Member, MemberData, Role};
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
@@ -58,6 +59,9 @@ pub struct Site {
     /// The standby datacenter that it is to follow, in a cascade.
     #[serde(default)]
     pub follows: Option<DcName>,
+    /// What it is to do when it is primary and cut off.
+    #[serde(default)]
+    pub isolation: Isolation,
 }
 
 /// A slot on one node.
@@ -109,6 +113,8 @@ pub struct NodeView {
     pub slots: BTreeMap<String, SlotView>,
     /// Commit time of the last transaction replayed; 0 if none.
     pub replayed_commit_at_us: i64,
+    /// Site grants, of the leader of its datacenter.
+    pub grants: Option<GrantsView>,
 }
 
 /// What SQL on a datacenter's leader said.

@@ -12,6 +12,7 @@ pub mod configuration;
 pub mod document;
 pub mod evidence;
 pub mod formula;
+pub mod grants;
 pub mod guards;
 pub mod history;
 pub mod inventory;

@@ -28,6 +28,8 @@ pub enum StepKind {
     Fencer,
     /// Waits until the target has replayed all WAL of the former primary.
     CatchUp,
+    /// Waits until the target holds a majority of the site grants at the new epoch.
+    Acquire,
     /// The point of no return.
     Commit,
     /// Makes PostgreSQL of the target accept writes.
@@ -44,6 +46,8 @@ pub enum StepKind {
     Stream,
     /// Streams everywhere, slots everywhere, a probe write.
     Verify,
+    /// Waits for the primary's site grants, then makes isolation what the settings say.
+    Isolate,
     /// Ends the operation.
     Close,
 }
@@ -61,6 +65,7 @@ impl StepKind {
             Self::Fence => "fence",
             Self::Fencer => "fencer",
             Self::CatchUp => "catch-up",
+            Self::Acquire => "acquire",
             Self::Commit => "commit",
             Self::Promote => "promote",
             Self::Sequences => "sequences",
@@ -69,6 +74,7 @@ impl StepKind {
             Self::Standby => "standby",
             Self::Stream => "stream",
             Self::Verify => "verify",
+            Self::Isolate => "isolate",
             Self::Close => "close",
         }
     }
@@ -157,7 +163,7 @@ pub enum PlanDefect {
 }
 
 /// Pairs that are never the other way round, where both occur.
-const ORDER: [(StepKind, StepKind); 10] = [
+const ORDER: [(StepKind, StepKind); 12] = [
     (StepKind::Promote, StepKind::Sequences),
     (StepKind::Take, StepKind::Fence),
     // The record first: whoever survives the fencer finds the fence.
@@ -166,6 +172,8 @@ const ORDER: [(StepKind, StepKind); 10] = [
     (StepKind::Fencer, StepKind::Commit),
     (StepKind::Fence, StepKind::CatchUp),
     (StepKind::CatchUp, StepKind::Commit),
+    (StepKind::Take, StepKind::Acquire),
+    (StepKind::Acquire, StepKind::Commit),
     (StepKind::Commit, StepKind::Promote),
     (StepKind::Supersede, StepKind::Demoted),
     (StepKind::Demoted, StepKind::Standby),

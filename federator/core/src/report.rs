@@ -1,5 +1,6 @@
 //! What `status` prints, as data: pure, stable as JSON.
 
+use crate::grants::{self, GrantsReport};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::links;
 use crate::resume::open_operations;
@@ -21,6 +22,9 @@ pub struct StatusReport {
     pub primary: Option<DcName>,
     /// One row a datacenter.
     pub datacenters: Vec<DcRow>,
+    /// Site grants, where the federation has them and a leader's agent answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantsReport>,
     /// The id of the operation in progress.
     pub operation: Option<String>,
     /// What is wrong, the worst first.
@@ -91,6 +95,7 @@ pub fn status(inventory: &Inventory) -> StatusReport {
         epoch: inventory.newest().map(|r| r.epoch),
         primary: inventory.primary().cloned(),
         datacenters: inventory.sites.keys().map(|dc| row(inventory, dc)).collect(),
+        grants: grants::report(inventory),
         operation: open_operations(inventory).first().map(|o| o.operation.id.to_string()),
         problems: topology::problems(inventory),
     }

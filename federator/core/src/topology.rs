@@ -1,5 +1,6 @@
 //! The role of each datacenter, and everything that is wrong, each in one line with what to type.
 
+use crate::grants;
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::links;
 use crate::resume::{Direction, open_operations};
@@ -103,6 +104,7 @@ pub fn problems(inventory: &Inventory) -> Vec<Problem> {
             None => {}
         }
     }
+    grants::problems(inventory, &mut list);
     list.sort_by_key(|p| std::cmp::Reverse(p.severity));
     list
 }
@@ -111,6 +113,9 @@ fn unreachable(inventory: &Inventory, dc: &DcName, why: &str, list: &mut Vec<Pro
     let primary = inventory.primary() == Some(dc);
     let target = inventory.sites.keys().find(|other| role(inventory, other) == DcRole::Standby);
     let next = match target.filter(|_| primary) {
+        Some(target) if inventory.newest().is_some_and(|record| record.needs_grants(dc)) => {
+            format!("check its network first; if it is lost: federator promote {target}")
+        }
         Some(target) => format!(
             "check its network first; if it is lost: federator promote {target} --attest 'REASON'"
         ),

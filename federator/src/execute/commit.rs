@@ -66,5 +66,10 @@ async fn evidence(context: &Context<'_>) -> Result<EvidenceSet, StepError> {
     let target = context.inventory.view(&context.plan.to);
     let system = target.and_then(|view| view.initialize.as_ref());
     let former = read.as_ref().or(context.former.as_ref());
-    Ok(conditions::commit_evidence(&operation, former, system)?)
+    let mut evidence = conditions::commit_evidence(&operation, former, system)?;
+    if let Some(acquired) = &context.acquired {
+        // In place of the intent.
+        evidence.add(acquired.clone());
+    }
+    Ok(evidence)
 }

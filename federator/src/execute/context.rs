@@ -13,7 +13,7 @@ use crate::signing::SigningKey;
 use crate::sql::{Session, SqlError};
 use federator_core::change::{self, ChangeError};
 use federator_core::conditions::NoEvidence;
-use federator_core::evidence::EvidenceError;
+use federator_core::evidence::{EvidenceError, FencingEvidence};
 use federator_core::inventory::{Inventory, NodeView};
 use federator_core::links;
 use federator_core::plan::{Plan, StepKind};
@@ -158,6 +158,8 @@ pub struct Context<'f> {
     pub signing: Option<SigningKey>,
     /// The former primary's record with its acknowledgement.
     pub former: Option<FederationRecord>,
+    /// The site grants that the target has acquired for a promotion.
+    pub acquired: Option<FencingEvidence>,
     /// SQL on the target's leader, opened before the write pause.
     pub session: Option<Session>,
     /// The timeline that the target received while it streamed.
@@ -190,6 +192,7 @@ impl<'f> Context<'f> {
             released: false,
             signing: None,
             former: None,
+            acquired: None,
             session: None,
             timeline: None,
             pause: (None, None),
@@ -253,10 +256,12 @@ impl<'f> Context<'f> {
             | StepKind::Fence
             | StepKind::Fencer
             | StepKind::CatchUp
+            | StepKind::Acquire
             | StepKind::Commit
             | StepKind::Repoint
             | StepKind::Demoted
             | StepKind::Standby
+            | StepKind::Isolate
             | StepKind::Close => {}
         }
         Ok(())

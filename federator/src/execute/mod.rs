@@ -12,6 +12,7 @@ mod commit;
 mod context;
 mod fence;
 mod fencer;
+mod grants;
 mod link;
 mod promote;
 mod record;
@@ -153,6 +154,7 @@ async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepEr
         StepKind::Fence => fence::run(context).await,
         StepKind::Fencer => fencer::run(context).await,
         StepKind::CatchUp => catch_up::run(context).await,
+        StepKind::Acquire => grants::acquire(context).await,
         StepKind::Commit => commit::run(context).await,
         StepKind::Promote => promote::run(context).await,
         StepKind::Sequences => sequences::run(context).await,
@@ -161,6 +163,7 @@ async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepEr
         StepKind::Standby => standby::run(context).await,
         StepKind::Stream => stream::run(context).await,
         StepKind::Verify => verify::run(context).await,
+        StepKind::Isolate => grants::isolate(context).await,
         StepKind::Close => close::run(context).await,
     }
 }

@@ -10,7 +10,11 @@ use federator_core::resume::{Direction, open_operations};
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let newest = context.inventory.newest().cloned();
     let entries = context.inventory.entries(newest.as_ref());
-    let policies = context.federation.settings.policies.clone();
+    let mut policies = context.federation.settings.policies.clone();
+    if policies.grants.is_none() {
+        // As long as a datacenter may need its grants, they go on.
+        policies.grants = newest.as_ref().and_then(|record| record.policies.grants.clone());
+    }
     let (mut created, mut kept) = (0_u32, 0_u32);
     for dc in context.federation.dcs.keys() {
         let dcs = context.federation.dcs(dc)?;

@@ -5,6 +5,7 @@ use crate::demotion::DemotionMode;
 use crate::election;
 use crate::failsafe::gate;
 use crate::follower::{follow, name_of};
+use crate::grants;
 use crate::leader::lead;
 use crate::lost;
 use crate::observed::{Cluster, Observed, Request};
@@ -53,6 +54,7 @@ fn decide_as_seen(observed: &Observed) -> Decision {
         decision = release::first(observed, cluster, decision);
     }
     pause::tidy(observed, &mut decision);
+    grants::watch(observed, &mut decision);
     decision.tend.extend(reinit::refused(observed));
     decision.wake.after = decision.wake.after.min(observed.config.timing.loop_wait);
     decision

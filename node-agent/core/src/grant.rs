@@ -10,12 +10,14 @@
 //! for the voter's TTL ([`may_take`]); a marker that a clean release leaves skips the wait.
 
 use crate::time::Boot;
+use node_agent_wire::grant::GrantPolicy;
+pub use node_agent_wire::grant::majority;
 use node_agent_wire::{DcName, Epoch};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The durations that a federation in lease mode agrees on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// How long the holder may write on one renewal, by its own clock.
     pub holder_ttl: Duration,
@@ -28,6 +30,35 @@ pub struct Terms {
 }
 
 impl Terms {
+    /// Those of a record.
+    #[must_use]
+    pub fn of(policy: &GrantPolicy) -> Self {
+        Self {
+            holder_ttl: Duration::from_millis(policy.holder_ttl_ms),
+            clock_error_ppm: policy.clock_error_ppm,
+            stop_max: Duration::from_millis(policy.stop_max_ms),
+            margin: Duration::from_millis(policy.margin_ms),
+        }
+    }
+
+    /// How long before the end of the right a primary begins to stop, so that it stops cleanly.
+    #[must_use]
+    pub fn stop_ahead(&self) -> Duration {
+        self.holder_ttl / 5
+    }
+
+    /// Between two renewals.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.holder_ttl / 3
+    }
+
+    /// What a challenger waits when the last holder told it to wait for `told`: its own record may
+    /// be of another time.
+    fn wait(&self, told: Duration) -> Duration {
+        self.voter_ttl().max(told)
+    }
+
     /// How long a voter keeps a grant that is not renewed, by the voter's clock, and how long a
     /// challenger must have seen no renewal, by its own: longer than the holder can still write.
     #[must_use]
@@ -36,12 +67,6 @@ impl Terms {
         let drift = Duration::from_nanos(u64::try_from(drift).unwrap_or(u64::MAX));
         self.holder_ttl.saturating_add(drift).saturating_add(self.stop_max) + self.margin
     }
-}
-
-/// How many voters are a majority.
-#[must_use]
-pub fn majority(voters: usize) -> usize {
-    voters / 2 + 1
 }
 
 /// Until when a datacenter may write: the moment at which fewer than a majority of `voters` remain
@@ -72,6 +97,8 @@ pub struct LastGrant {
     pub epoch: Epoch,
     /// Given back after the holder had stopped writing.
     pub released: bool,
+    /// What the holder told others to wait.
+    pub wait: Duration,
 }
 
 /// One voter, as who wants its grant sees it.
@@ -81,7 +108,8 @@ pub struct Voter {
     pub last: Option<LastGrant>,
     /// The key is there: granted to the holder in the marker.
     pub held: bool,
-    /// When this machine first saw the last renewal there, or last connected, whichever was later.
+    /// When this machine first saw the last renewal there. A marker that is still at its revision
+    /// after a time without connection was not renewed meanwhile.
     pub quiet_since: Boot,
 }
 
@@ -137,12 +165,51 @@ pub fn may_take(
     if voter.held {
         return Err(NotGranted::Held { holder: holder(), epoch: last.epoch });
     }
-    let left = now.until(voter.quiet_since + terms.voter_ttl());
+    let left = now.until(voter.quiet_since + terms.wait(last.wait));
     if left.is_zero() { Ok(()) } else { Err(NotGranted::ObserverWait { holder: holder(), left }) }
 }
 
+/// What a renewal tells others to wait. After the terms got shorter the longer time is told for as
+/// long as a right may last that was counted with it. `before`: what this datacenter told last, and
+/// until when that may count.
+#[must_use]
+pub fn told_wait(terms: &Terms, before: Option<(Duration, Boot)>, now: Boot) -> Duration {
+    match before {
+        Some((wait, until)) if now < until => terms.wait(wait),
+        Some(_) | None => terms.voter_ttl(),
+    }
+}
+
+/// When a majority of `voters` could be had for `epoch`, from `now` on: at the earliest, if nobody
+/// renews meanwhile. `None`: too few answer, or they are somebody else's for good.
+#[must_use]
+pub fn claimable_in<'v>(
+    voters: usize,
+    seen: impl Iterator<Item = &'v Voter>,
+    me: &DcName,
+    epoch: Epoch,
+    now: Boot,
+    terms: &Terms,
+) -> Option<Duration> {
+    let mut waits: Vec<Duration> = seen
+        .filter_map(|voter| match may_take(voter, me, epoch, now, terms) {
+            Ok(()) => Some(Duration::ZERO),
+            Err(NotGranted::ObserverWait { left, .. }) => Some(left),
+            Err(NotGranted::Held { .. }) => {
+                let told = voter.last.as_ref().map_or(Duration::ZERO, |last| last.wait);
+                // A key that outlives the wait is about to expire.
+                let left = now.until(voter.quiet_since + terms.wait(told));
+                Some(left.max(Duration::from_millis(1)))
+            }
+            Err(NotGranted::EpochTaken { .. }) => None,
+        })
+        .collect();
+    waits.sort_unstable();
+    waits.get(majority(voters) - 1).copied()
+}
+
 /// Proof that a datacenter holds a majority of the grants for an epoch: what the evidence
-/// `lease-expired` will rest on. Only [`Majority::of`] makes it.
+/// `lease-expired` rests on. Only [`Majority::of`] makes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Majority {
     epoch: Epoch,
@@ -216,7 +283,8 @@ mod tests {
     #[test]
     fn a_grant_is_taken_when_its_last_holder_can_write_no_more() {
         let last = |holder: &str, epoch, released| {
-            Some(LastGrant { holder: holder.into(), epoch: Epoch(epoch), released })
+            let wait = Duration::ZERO;
+            Some(LastGrant { holder: holder.into(), epoch: Epoch(epoch), released, wait })
         };
         let (ok, dc1) = (Ok(()), || DcName::from("dc1"));
         let held = Err(NotGranted::Held { holder: dc1(), epoch: Epoch(1) });
@@ -237,6 +305,49 @@ mod tests {
         ] {
             let voter = Voter { last, held: is_held, quiet_since: NOW - SECOND * quiet };
             let found = may_take(&voter, &"dc2".into(), Epoch(2), NOW, &terms());
+            assert_eq!(found, expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn the_longer_of_two_waits_counts() {
+        let told = Duration::from_secs(20);
+        let last = LastGrant { holder: "dc1".into(), epoch: Epoch(1), released: false, wait: told };
+        let seen = |ago| Voter { last: Some(last.clone()), held: false, quiet_since: NOW - ago };
+        let take = |ago| may_take(&seen(ago), &"dc2".into(), Epoch(2), NOW, &terms());
+        let left = SECOND * 5;
+        assert_eq!(take(SECOND * 15), Err(NotGranted::ObserverWait { holder: "dc1".into(), left }));
+        assert_eq!(take(told), Ok(()));
+        for (before, expected) in [
+            (None, terms().voter_ttl()),
+            (Some((told, NOW + SECOND)), told),
+            (Some((told, NOW)), terms().voter_ttl()),
+            (Some((SECOND, NOW + SECOND)), terms().voter_ttl()),
+        ] {
+            assert_eq!(told_wait(&terms(), before, NOW), expected, "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_majority_can_be_had_when_enough_voters_can() {
+        let last = |holder: &str, epoch| {
+            let wait = Duration::ZERO;
+            Some(LastGrant { holder: holder.into(), epoch: Epoch(epoch), released: false, wait })
+        };
+        let free = Voter { last: None, held: false, quiet_since: NOW };
+        let quiet =
+            |s: u32, held| Voter { last: last("dc1", 1), held, quiet_since: NOW - SECOND * s };
+        let taken = Voter { last: last("dc3", 2), held: true, quiet_since: NOW };
+        let (wait, none) = (Duration::from_millis, None);
+        for (what, seen, expected) in [
+            ("one answers", vec![free.clone()], none),
+            ("two are free", vec![free.clone(), free.clone()], Some(Duration::ZERO)),
+            ("the second one counts", vec![quiet(10, false), free.clone()], Some(wait(2010))),
+            ("held and quiet", vec![quiet(2, true), quiet(5, true)], Some(wait(10_010))),
+            ("its key is about to go", vec![quiet(60, true), free.clone()], Some(wait(1))),
+            ("another's for good", vec![taken, free], none),
+        ] {
+            let found = claimable_in(3, seen.iter(), &"dc2".into(), Epoch(2), NOW, &terms());
             assert_eq!(found, expected, "{what}");
         }
     }

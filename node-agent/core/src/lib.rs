@@ -17,6 +17,7 @@ pub mod election;
 pub mod failsafe;
 pub mod follower;
 pub mod grant;
+pub mod grants;
 pub mod leader;
 pub mod lease;
 mod lost;

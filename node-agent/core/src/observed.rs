@@ -4,6 +4,7 @@ use crate::abroad::Abroad;
 use crate::directory::Directory;
 use crate::divergence::SourceHistory;
 use crate::failsafe::Failsafe;
+use crate::grants::Grants;
 use crate::postgres::{Postgres, Upstream};
 use crate::schedule::ScheduledRestart;
 use crate::sick::Health;
@@ -288,6 +289,8 @@ pub struct Observed {
     pub peers: BTreeMap<DcName, Fact<FederationRecord>>,
     /// What was seen there beside the record.
     pub abroad: BTreeMap<DcName, Abroad>,
+    /// Site grants, where the federation has them and this node leads.
+    pub grants: Option<Grants>,
     /// Long work under way.
     pub job: Option<Job>,
     /// Starts of PostgreSQL that failed since it last ran.

@@ -8,9 +8,10 @@
 use crate::decision::{Act, Decision};
 use crate::demotion::DemotionMode;
 use crate::failsafe::{Round, stop_ahead};
+use crate::grants;
 use crate::observed::Observed;
 use crate::read_only::stop_writing;
-use crate::right::check_peers;
+use crate::right::{WriteBlocked, check_peers};
 use crate::rule::Rule;
 use crate::time::Fact;
 use std::time::Duration;
@@ -65,6 +66,10 @@ fn stop(observed: &Observed) -> Option<Decision> {
         // The other datacenters are asked all the same (I7).
         if let Err(blocked) = check_peers(observed, record) {
             return Some(stop_writing(&blocked));
+        }
+        if let Err(missing) = grants::check(observed, record) {
+            let epoch = record.epoch;
+            return Some(stop_writing(&WriteBlocked::NoGrants { epoch, missing }));
         }
         if let Some(silent) = silent_too_long(observed) {
             let why = format!(

@@ -29,7 +29,7 @@ pub(crate) fn stop_writing(blocked: &WriteBlocked) -> Decision {
         | WriteBlocked::Conflict { .. }
         | WriteBlocked::PeersNotAsked(_)
         | WriteBlocked::ColdStart { .. }
-        | WriteBlocked::NoGrants => DemotionMode::Fence,
+        | WriteBlocked::NoGrants { .. } => DemotionMode::Fence,
     };
     Decision::wait(Rule::FenceDemote, blocked.to_string(), Duration::ZERO, "PostgreSQL to stop")
         .act(Act::Demote(mode))
@@ -134,7 +134,7 @@ fn leftovers(cluster: &Cluster, blocked: &WriteBlocked, rule: Rule) -> Vec<Tend>
         | WriteBlocked::Conflict { .. }
         | WriteBlocked::PeersNotAsked(_)
         | WriteBlocked::ColdStart { .. }
-        | WriteBlocked::NoGrants => false,
+        | WriteBlocked::NoGrants { .. } => false,
     };
     if elsewhere && cluster.sync.value.active() {
         tend.push(Tend::DeleteSync(cluster.sync.revision));
@@ -157,7 +157,7 @@ fn follows_by_right(cluster: &Cluster, blocked: &WriteBlocked) -> bool {
         | WriteBlocked::Conflict { .. }
         | WriteBlocked::PeersNotAsked(_)
         | WriteBlocked::ColdStart { .. }
-        | WriteBlocked::NoGrants => false,
+        | WriteBlocked::NoGrants { .. } => false,
     };
     place && quiet
 }
@@ -227,7 +227,7 @@ fn adopt(
         | WriteBlocked::StandbyCluster
         | WriteBlocked::PeersNotAsked(_)
         | WriteBlocked::ColdStart { .. }
-        | WriteBlocked::NoGrants => return None,
+        | WriteBlocked::NoGrants { .. } => return None,
     };
     let why = if keyed.value.names_us() {
         blocked.to_string()

@@ -1,8 +1,9 @@
 //! The right to write: invariant I1 as a value that only [`RightToWrite::check`] can make.
 
+use crate::grants;
 use crate::observed::{Observed, RecordView};
 use crate::time::Fact;
-use node_agent_wire::federation::{FederationRecord, Isolation};
+use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::{DcName, Epoch};
 use std::time::Duration;
 
@@ -88,9 +89,17 @@ pub enum WriteBlocked {
         /// How long.
         leaderless_for: Duration,
     },
-    /// Lease mode without a majority of grants.
-    #[error("isolation is `lease` and this datacenter holds no majority of site grants")]
-    NoGrants,
+    /// Lease mode without a majority of grants, or with one that is about to end.
+    #[error(
+        "isolation is `lease` and this datacenter holds no majority of site grants for epoch \
+         {epoch} ({missing})"
+    )]
+    NoGrants {
+        /// The epoch.
+        epoch: Epoch,
+        /// What the other voters say.
+        missing: String,
+    },
 }
 
 impl RightToWrite {
@@ -122,9 +131,8 @@ impl RightToWrite {
         if standby {
             return Err(WriteBlocked::StandbyCluster);
         }
-        if record.members.get(&record.dc).is_some_and(|m| m.isolation == Isolation::Lease) {
-            return Err(WriteBlocked::NoGrants);
-        }
+        grants::check(observed, record)
+            .map_err(|missing| WriteBlocked::NoGrants { epoch: record.epoch, missing })?;
         if !observed.postgres.may_write() {
             check_start(observed, record)?;
         }

@@ -3,6 +3,7 @@
 //!
 //! Plain only on a loopback address; with certificates, both sides show one (mTLS).
 
+mod grants;
 mod service;
 #[cfg(test)]
 mod service_tests;

@@ -1,6 +1,7 @@
 //! The calls. Each that changes something names its epoch; one that is older than what this node
 //! knows is refused here, at the node that it targets.
 
+use super::grants;
 use crate::clock;
 use crate::postgres::Error as PostgresError;
 use crate::rest::freshness;
@@ -173,6 +174,7 @@ pub fn status(handle: &Handle, view: &View) -> NodeStatus {
         replayed_commit_at_us: running.and_then(|r| r.replayed_commit_at_us).unwrap_or(0),
         version: crate::publish::VERSION.to_owned(),
         pending_restart: running.is_some_and(|r| r.pending_restart),
+        grants: grants::told(view),
     }
 }
 

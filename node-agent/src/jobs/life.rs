@@ -16,9 +16,9 @@ pub(super) const STOP_MAX: Duration = Duration::from_secs(60);
 /// The checkpoint after a promotion is made in the background.
 const CHECKPOINT_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// When the lease ends now; in the past when it is not held.
+/// When the right to write ends now; in the past when there is none.
 pub(super) fn lease_end(keeper: &Keeper) -> Boot {
-    keeper.held_until().unwrap_or_default()
+    keeper.write_until()
 }
 
 /// Starts writable, the guard armed with the lease's end from the first moment.

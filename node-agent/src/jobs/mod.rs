@@ -16,6 +16,7 @@ pub use slots::{SlotCopy, copy_slots};
 
 use crate::clock;
 use crate::failsafe::Desk;
+use crate::grants::GrantKeeper;
 use crate::keeper::Keeper;
 use crate::postgres::{Error, Server};
 use node_agent_core::directory::Progress;
@@ -41,6 +42,8 @@ pub struct Tools {
     pub server: Arc<Server>,
     /// The lease.
     pub keeper: Arc<Keeper>,
+    /// The site grants.
+    pub grants: Arc<GrantKeeper>,
     /// `false` from a promotion until its checkpoint is done.
     pub checkpointed: Arc<AtomicBool>,
     /// The promises of failsafe mode.

@@ -9,10 +9,12 @@
 mod beat;
 mod facts;
 mod failsafe;
+mod limit;
 mod mark;
 mod take;
 
 pub use facts::BeatFacts;
+pub use limit::Limit;
 pub use take::Bid;
 
 use crate::clock;
@@ -52,6 +54,8 @@ pub struct Shared {
     /// The last round of asking the members, while the DCS takes no beats.
     round: Mutex<Option<Round>>,
     watchdog: Mutex<Watchdog>,
+    /// The end of the site grants.
+    limit: Arc<Limit>,
 }
 
 impl Shared {
@@ -69,6 +73,7 @@ impl Shared {
             prompt: Notify::new(),
             round: Mutex::new(None),
             watchdog: Mutex::new(watchdog),
+            limit: Arc::default(),
         }
     }
 
@@ -109,6 +114,8 @@ pub struct KeeperSetup {
     pub watchdog: WatchdogConfig,
     /// The password of the cluster's REST API.
     pub password: ApiPassword,
+    /// The end of the site grants.
+    pub limit: Arc<Limit>,
 }
 
 impl Keeper {
@@ -118,7 +125,9 @@ impl Keeper {
     /// When the system gives no thread.
     pub fn start(setup: KeeperSetup, config: &Dynamic) -> std::io::Result<Self> {
         let watchdog = Watchdog::new(setup.watchdog.clone(), config.lease_time());
-        let shared = Arc::new(Shared::new(config, setup.kept, setup.lost.clone(), watchdog));
+        let shared = Shared::new(config, setup.kept, setup.lost.clone(), watchdog);
+        setup.limit.stamp(clock::boot());
+        let shared = Arc::new(Shared { limit: setup.limit.clone(), ..shared });
         let (commands, receiver) = mpsc::channel(8);
         let theirs = shared.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -172,6 +181,7 @@ impl Keeper {
     /// The loop is alive: the keeper may go on for another TTL.
     pub fn stamp(&self, now: Boot) {
         self.shared.alive_at.store(now.0, Ordering::SeqCst);
+        self.shared.limit.stamp(now);
     }
 
     /// A new configuration.
@@ -299,6 +309,7 @@ impl Thread {
                     next = clock::boot() + self.period();
                     self.turn().await;
                 }
+                () = shared.limit.moved() => self.grants_moved(),
                 () = shared.prompt.notified() => {
                     next = clock::boot() + self.period();
                     self.turn().await;
@@ -422,6 +433,7 @@ impl Thread {
 
     /// `true` when the guard has taken the deadline.
     fn tell_guard(&mut self, until: Boot) -> bool {
+        let Some(until) = self.shared.limit.cap(until) else { return false };
         if self.guard.is_none() {
             self.guard = GuardClient::connect(&self.guard_socket, Duration::from_millis(100)).ok();
         }

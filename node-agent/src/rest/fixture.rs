@@ -183,6 +183,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             sync_lost: std::collections::BTreeSet::new(),
             request: None,
             scheduled_restart: None,
+            grants: None,
             release_asked_at: None,
             directory: Directory::default(),
             slots: node_agent_core::slots::SlotMemory::default(),

@@ -5,6 +5,7 @@
 //! names two primary datacenters.
 
 use crate::approval::{Approval, SignedDocument};
+use crate::grant::GrantPolicy;
 use crate::ids::{DcName, Epoch, MemberName, OperationId, SlotName, SystemId};
 use crate::lsn::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
@@ -229,7 +230,7 @@ pub enum Evidence {
     },
     /// The new primary datacenter holds a majority of the site grants at the new epoch.
     LeaseExpired {
-        /// The voters that granted it.
+        /// The voters that granted it; empty while they are still to be asked, before the commit.
         voters: Vec<String>,
     },
     /// The configured fencer exited with 0.
@@ -371,6 +372,9 @@ pub struct Policies {
     /// By so many values each sequence is advanced after a promotion that may have lost
     /// transactions; 0: not at all.
     pub sequence_gap: u64,
+    /// Site grants; none where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantPolicy>,
 }
 
 /// Any one piece of evidence.
@@ -385,6 +389,7 @@ impl Default for Policies {
             evidence: ANY_EVIDENCE.to_owned(),
             approvals: 0,
             sequence_gap: 0,
+            grants: None,
         }
     }
 }

@@ -37,7 +37,9 @@ impl ClusterPath {
             | Leaf::Federation
             | Leaf::FederationHistory
             | Leaf::FederationApprovals
-            | Leaf::Position) => format!("{}{}", self.0, plain.name()),
+            | Leaf::Position
+            | Leaf::Grant
+            | Leaf::GrantLast) => format!("{}{}", self.0, plain.name()),
         }
     }
 
@@ -82,6 +84,10 @@ pub enum Leaf<'a> {
     FederationApprovals,
     /// Ours: the leader's beat and position.
     Position,
+    /// Ours: the datacenter that holds this voter's site grant, on a lease.
+    Grant,
+    /// Ours: the marker of the site grant, see [`crate::grant`].
+    GrantLast,
 }
 
 /// A key as found in the DCS.
@@ -94,7 +100,7 @@ pub enum LeafName<'k> {
 }
 
 impl Leaf<'_> {
-    const PLAIN: [Leaf<'static>; 12] = [
+    const PLAIN: [Leaf<'static>; 14] = [
         Leaf::Initialize,
         Leaf::Config,
         Leaf::Leader,
@@ -107,6 +113,8 @@ impl Leaf<'_> {
         Leaf::FederationHistory,
         Leaf::FederationApprovals,
         Leaf::Position,
+        Leaf::Grant,
+        Leaf::GrantLast,
     ];
 
     fn name(self) -> &'static str {
@@ -124,6 +132,8 @@ impl Leaf<'_> {
             Leaf::FederationHistory => "federation_history",
             Leaf::FederationApprovals => "federation_approvals",
             Leaf::Position => "position",
+            Leaf::Grant => "grant",
+            Leaf::GrantLast => "grant_last",
         }
     }
 }

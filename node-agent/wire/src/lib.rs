@@ -10,6 +10,7 @@ pub mod config;
 pub mod dynamic;
 pub mod failsafe;
 pub mod federation;
+pub mod grant;
 pub mod history;
 pub mod ids;
 pub mod keys;

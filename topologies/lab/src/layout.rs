@@ -10,7 +10,7 @@ use node_agent_wire::DcName;
 
 use crate::network::Network;
 use crate::settings::Scalar;
-use crate::topology::{Datacenter, Topology};
+use crate::topology::{Datacenter, Topology, WITNESS};
 
 /// Port of PostgreSQL on every node.
 pub const POSTGRES_PORT: u16 = 5432;
@@ -145,7 +145,7 @@ pub struct Layout {
     pub dir: PathBuf,
     /// Its network.
     pub network: Network,
-    /// All hosts: by datacenter in the file's order, etcd members first.
+    /// All hosts: by datacenter in the file's order, etcd members first; the witness last.
     pub hosts: Vec<Host>,
 }
 
@@ -156,8 +156,13 @@ impl Layout {
     /// When the directory's path is too long for Unix sockets.
     pub fn plan(topology: &Topology, network: Network, dir: &Path) -> Result<Self, LayoutError> {
         let mut hosts = Vec::new();
-        for (dc, octet) in topology.datacenters.iter().zip(1u8..) {
-            hosts.extend(hosts_of(dc, octet, network, dir));
+        let mut next = 1u8;
+        for dc in &topology.datacenters {
+            hosts.extend(hosts_of(dc, next, network, dir));
+            next += 1;
+        }
+        if let Some(witness) = &topology.witness {
+            hosts.extend(etcd_hosts(&DcName::new(WITNESS), witness.etcd, next, network, dir));
         }
         match hosts.iter().find(|host| host.dir.as_os_str().len() > MAX_HOST_DIR_BYTES) {
             Some(host) => Err(LayoutError::PathTooLong(host.dir.clone())),
@@ -228,12 +233,21 @@ fn hosts_of(dc: &Datacenter, octet: u8, network: Network, dir: &Path) -> Vec<Hos
         address: network.address(octet, last),
         kind,
     };
-    let etcd = (1..=dc.etcd).map(|i| host(format!("{}-etcd{i}", dc.name), i, HostKind::Etcd));
     let nodes = dc.nodes.iter().zip(FIRST_NODE_HOST..).map(|(node, last)| {
         let kind = HostKind::Node { tags: node.tags.clone() };
         host(format!("{}-{}", dc.name, node.name), last, kind)
     });
-    etcd.chain(nodes).collect()
+    let etcd = etcd_hosts(&dc.name, dc.etcd, octet, network, dir);
+    etcd.into_iter().chain(nodes).collect()
+}
+
+fn etcd_hosts(dc: &DcName, count: u8, octet: u8, network: Network, dir: &Path) -> Vec<Host> {
+    let host = |i: u8| {
+        let name = format!("{dc}-etcd{i}");
+        let address = network.address(octet, i);
+        Host { dir: dir.join(&name), name, dc: dc.clone(), address, kind: HostKind::Etcd }
+    };
+    (1..=count).map(host).collect()
 }
 
 #[cfg(test)]
@@ -265,6 +279,19 @@ mod tests {
         assert_eq!(seen, wanted.map(|(n, a)| (n.to_owned(), a.to_owned())));
         assert_eq!(layout.etcd_endpoints(&DcName::new("a")).len(), 3);
         assert_eq!(layout.addresses().len(), 4 * 2 + 3 * 3);
+    }
+
+    #[test]
+    fn a_witness_is_a_place_of_its_own() {
+        let text = "name: shop\nwitness: {}\ndatacenters: {a: {nodes: [x]}, b: {nodes: [y]}}";
+        let topology = Topology::parse(text).unwrap();
+        let layout = Layout::plan(&topology, "127.9".parse().unwrap(), Path::new("/x")).unwrap();
+        let last = layout.hosts.last().unwrap();
+        assert_eq!((last.name.as_str(), last.is_node()), ("witness-etcd1", false));
+        assert_eq!(last.address.to_string(), "127.9.3.1");
+        assert_eq!(layout.etcd_endpoints(&DcName::new(WITNESS)).len(), 1);
+        let taken = "name: shop\nwitness: {}\ndatacenters: {witness: {nodes: [x]}}";
+        assert!(Topology::parse(taken).unwrap_err().contains("the name of the witness"));
     }
 
     #[test]

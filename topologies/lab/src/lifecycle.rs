@@ -12,6 +12,7 @@ use crate::lab::{Lab, LabError, Part, find_part};
 use crate::launch;
 use crate::layout::{ETCD_CLIENT_PORT, Host, REST_PORT};
 use crate::processes;
+use crate::topology::WITNESS;
 use crate::wait::{self, Interrupt, Look};
 
 /// How long etcd may take to become healthy.
@@ -37,12 +38,15 @@ impl Lab {
     /// # Errors
     /// When a program cannot be started or etcd does not become healthy in time.
     pub fn start(&self, progress: Progress<'_>, interrupt: &Interrupt) -> Result<(), LabError> {
-        for dc in &self.topology.datacenters {
-            self.start_etcd(&dc.name)?;
+        let mut places: Vec<DcName> =
+            self.topology.datacenters.iter().map(|dc| dc.name.clone()).collect();
+        places.extend(self.topology.witness.iter().map(|_| DcName::new(WITNESS)));
+        for place in &places {
+            self.start_etcd(place)?;
         }
-        for dc in &self.topology.datacenters {
-            self.wait_for_etcd(&dc.name, interrupt)?;
-            progress(&format!("{}: etcd is healthy", dc.name));
+        for place in &places {
+            self.wait_for_etcd(place, interrupt)?;
+            progress(&format!("{place}: etcd is healthy"));
         }
         for dc in &self.topology.datacenters {
             self.start_agents(&dc.name)?;

@@ -14,7 +14,7 @@ use crate::credentials::{self, Credentials, Password, REPLICATION_USER, REWIND_U
 use crate::layout::{GRPC_PORT, Host, HostKind, Layout, POSTGRES_PORT, REST_PORT};
 use crate::network::Network;
 use crate::overlay::{Overlay, Places};
-use crate::topology::{Datacenter, Topology};
+use crate::topology::{Datacenter, Topology, WITNESS};
 
 /// First part of the keys of every cluster in etcd.
 pub const NAMESPACE: &str = "/service";
@@ -225,12 +225,18 @@ pub fn federator_config(topology: &Topology, layout: &Layout) -> Result<String, 
         ("superuser", user(SUPERUSER, &credentials::superuser_file(&layout.dir))),
         ("replication", user(REPLICATION_USER, &credentials::replication_file(&layout.dir))),
     ]);
-    let config = vec![
+    let mut config = vec![
         ("federation", text(topology.name.as_str())),
         ("datacenters", Value::Mapping(datacenters)),
         ("credentials", users),
     ];
-    document("the federator's configuration", config)
+    if topology.witness.is_some() {
+        let etcd = layout.etcd_endpoints(&DcName::new(WITNESS));
+        let etcd = etcd.iter().map(|address| text(address.to_string())).collect();
+        config.push(("witness", map([("etcd", Value::Sequence(etcd))])));
+    }
+    let overlays = std::iter::once(topology.federator.clone());
+    overlaid("the federator's configuration", config, overlays)
 }
 
 fn document(what: &str, entries: Vec<(&str, Value)>) -> Result<String, RenderError> {

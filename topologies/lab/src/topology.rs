@@ -52,6 +52,11 @@ pub struct Topology {
     /// Laid over the configuration file of every agent.
     #[serde(default)]
     pub agent: Overlay,
+    /// Laid over the federator's configuration file.
+    #[serde(default)]
+    pub federator: Overlay,
+    /// An etcd in one more place, for site grants.
+    pub witness: Option<Witness>,
     /// In the order of the file, never empty. The first is primary at first.
     #[serde(deserialize_with = "datacenters_in_order")]
     pub datacenters: Vec<Datacenter>,
@@ -68,6 +73,18 @@ pub struct Postgresql {
     /// Server parameters for every node; they go into the dynamic configuration.
     #[serde(default)]
     pub parameters: BTreeMap<String, Scalar>,
+}
+
+/// Where the hosts of the witness stand; no datacenter may have this name beside one.
+pub const WITNESS: &str = "witness";
+
+/// The witness.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// Number of its etcd members: 1, 3 or 5.
+    #[serde(default = "one_etcd", deserialize_with = "etcd_count")]
+    pub etcd: u8,
 }
 
 /// One datacenter.
@@ -175,6 +192,10 @@ impl Topology {
                 let path = ["postgresql", "parameters", parameter];
                 return Err(Fault::new(&path, why.to_owned()));
             }
+        }
+        if self.witness.is_some() && self.datacenters.iter().any(|dc| dc.name.as_str() == WITNESS) {
+            let path = ["datacenters", WITNESS];
+            return Err(Fault::new(&path, "that is the name of the witness".to_owned()));
         }
         for dc in &self.datacenters {
             if let Err(message) = self.settings_of(dc).check() {

@@ -89,9 +89,12 @@ fn no_datacenter_is_refused() {
 #[test]
 fn the_shipped_files_are_valid() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for (file, datacenters, nodes) in
-        [("one-node.yaml", 1, 1), ("three-nodes.yaml", 1, 3), ("two-dc.yaml", 2, 5)]
-    {
+    for (file, datacenters, nodes) in [
+        ("one-node.yaml", 1, 1),
+        ("three-nodes.yaml", 1, 3),
+        ("two-dc.yaml", 2, 5),
+        ("two-dc-witness.yaml", 2, 3),
+    ] {
         let (topology, _) = Topology::read(&dir.join(file)).unwrap();
         assert_eq!(topology.datacenters.len(), datacenters, "{file}");
         let count: usize = topology.datacenters.iter().map(|dc| dc.nodes.len()).sum();

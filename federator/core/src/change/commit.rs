@@ -77,7 +77,9 @@ pub fn commit(
         });
     }
     let judged = match operation.kind {
-        OperationKind::Promotion => evidence.satisfies(&record.policies),
+        OperationKind::Promotion => {
+            evidence.complete().and_then(|()| evidence.satisfies(&record.policies))
+        }
         OperationKind::Setup
         | OperationKind::Switchover
         | OperationKind::Rejoin

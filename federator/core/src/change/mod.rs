@@ -8,11 +8,13 @@
 mod back;
 mod by_hand;
 mod commit;
+mod isolate;
 mod members;
 
 pub use back::{AbortBegun, begin_abort, turn_back};
 pub use by_hand::{confirm, operator_fence, operator_lift};
 pub use commit::{add_evidence, commit, may_lead, seal, still_acknowledged};
+pub use isolate::{Round, isolate};
 pub use members::refresh;
 
 use crate::evidence::EvidenceError;

@@ -6,6 +6,7 @@ pub mod rejoin;
 pub mod setup;
 pub mod switchover;
 
+use crate::grants;
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::plan::{Parent, Plan, Step, StepKind};
@@ -206,6 +207,9 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
     let former = operation.from.clone().unwrap_or_else(|| primary.clone());
     let former_answers = inventory.view(&former).is_some_and(|view| view.record().is_some());
     let steps = match operation.kind {
+        OperationKind::Setup if grants::in_records(inventory) => {
+            setup::with_grants(setup::steps(&primary, &followers), &primary)
+        }
         OperationKind::Setup => setup::steps(&primary, &followers),
         OperationKind::Switchover => switchover::steps(&former, &operation.to),
         OperationKind::Promotion => {

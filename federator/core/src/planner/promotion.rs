@@ -65,7 +65,8 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
     conclude(list, || {
         let proof = proof?;
         let sequences = Extent::advances(Some(&estimate), &record.policies);
-        let extent = Extent { former_answers, fencer: proof.fencer, sequences };
+        let (fencer, grants) = (proof.fencer, proof.grants);
+        let extent = Extent { former_answers, fencer, grants, sequences };
         Some(Plan {
             id: request.id.clone(),
             kind: OperationKind::Promotion,

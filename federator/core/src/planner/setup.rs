@@ -5,10 +5,11 @@ use super::{
     Answer, Outcome, Request, agent_answers, belongs, conclude, leader_runs, no_operation, parent,
     reachable, records_agree, step, unknown_dc,
 };
+use crate::grants;
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::plan::{Plan, Step, StepKind};
-use node_agent_wire::federation::OperationKind;
+use node_agent_wire::federation::{OperationKind, Policies};
 use node_agent_wire::{DcName, SlotName};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,10 +48,20 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
         }
     }
     // New policies are written like a setup, while the primary answers: its checks are the same.
-    let stale = inventory.records().any(|(_, record)| record.policies != request.policies);
+    // Grants that are there stay: a datacenter may need them until isolation is changed.
+    let stale = inventory.records().any(|(_, record)| {
+        let there = &record.policies.grants;
+        let grants = request.policies.grants.clone().or_else(|| there.clone());
+        record.policies != Policies { grants, ..request.policies.clone() }
+    });
     if stale {
         list.warn("policies", "the records hold others than the settings: they are written anew");
     }
+    let leased = request.policies.grants.is_some() || grants::in_records(inventory);
+    if leased {
+        list.ok("site grants", grants::intent(inventory));
+    }
+    let stale = stale || !grants::settled(inventory);
     let done = |dc: &DcName| joined(inventory, dc) && in_place(inventory, dc, &primary);
     let open: BTreeSet<DcName> = standbys.into_iter().filter(|dc| stale || !done(dc)).collect();
     if open.is_empty() && list.refusals().is_empty() {
@@ -59,6 +70,8 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
     }
     let epoch = inventory.newest().map_or(node_agent_wire::Epoch(1), |r| r.epoch);
     conclude(list, || {
+        let plain = steps(&primary, &open);
+        let steps = if leased { with_grants(plain, &primary) } else { plain };
         Some(Plan {
             id: request.id.clone(),
             kind: OperationKind::Setup,
@@ -72,7 +85,7 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
             evidence: Vec::new(),
             approvals: Vec::new(),
             expected_loss: None,
-            steps: steps(&primary, &open),
+            steps,
             followers: open,
         })
     })
@@ -339,4 +352,18 @@ pub fn steps(primary: &DcName, standbys: &BTreeSet<DcName>) -> Vec<Step> {
             false,
         ),
     ]
+}
+
+/// The steps of a setup with site grants.
+#[must_use]
+pub fn with_grants(mut steps: Vec<Step>, primary: &DcName) -> Vec<Step> {
+    let words = [
+        &format!("the leader of {primary} takes the site grants"),
+        "makes isolation in the records what the settings say",
+        "",
+        &format!("{primary} writes under a majority of the grants, where that is asked for"),
+    ];
+    let at = steps.iter().position(|s| s.kind == StepKind::Close).unwrap_or(steps.len());
+    steps.insert(at, step(StepKind::Isolate, words, false));
+    steps
 }

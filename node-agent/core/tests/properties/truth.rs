@@ -1,6 +1,7 @@
 //! What is true of facts, told without the code that the properties check.
 
 use super::*;
+use node_agent_core::grants::Want;
 
 pub fn dcs(o: &Observed) -> Option<&Cluster> {
     match &o.cluster {
@@ -34,10 +35,25 @@ pub fn datacenter_may_write(o: &Observed, cluster: &Cluster) -> bool {
                 }
                 Fact::Unknown { .. } => false,
             });
-            let by_grant = ours.members[&ours.dc].isolation == Isolation::Lease;
-            ours.primary == ours.dc && ours.fence.is_none() && !rival && !by_grant
+            ours.primary == ours.dc && ours.fence.is_none() && !rival && granted(o, ours)
         }
     }
+}
+
+/// In lease mode a majority of the voters grants the epoch for a fifth of the TTL or more. While
+/// the agent does not know yet, after its start, the guard stops PostgreSQL in its place.
+fn granted(o: &Observed, ours: &FederationRecord) -> bool {
+    if ours.members[&ours.dc].isolation == Isolation::Manual {
+        return true;
+    }
+    let (Some(policy), Some(grants)) = (&ours.policies.grants, &o.grants) else { return false };
+    let spare = Duration::from_millis(policy.holder_ttl_ms / 5);
+    let asked = match &grants.want {
+        Want::Hold { epoch, ahead_of: None } => *epoch == ours.epoch,
+        Want::Hold { .. } | Want::Nothing | Want::Watch { .. } | Want::Release { .. } => false,
+    };
+    let held = asked && grants.until.is_some_and(|until| until > o.now + spare);
+    held || writes(&o.postgres) && !(asked && grants.settled)
 }
 
 /// What a datacenter that does not write must know before it begins to.

@@ -4,6 +4,7 @@
 mod keys;
 
 use self::keys::any_cluster;
+use super::grants;
 use super::healthy::{NOW, SYSTEM, WALL_US, ago, cluster, control, member, record, standby};
 use node_agent_core::directory::{Directory, WalEnd};
 use node_agent_core::divergence::SourceHistory;
@@ -21,6 +22,7 @@ use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
     Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
 };
+use node_agent_wire::grant::GrantPolicy;
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::position::{FailsafeTerms, Position};
 use node_agent_wire::status::{Failover, Status, SyncState};
@@ -39,10 +41,10 @@ pub fn observed() -> impl Strategy<Value = Observed> {
         (of(poll()), peers(), (observer(), failsafe()), seen(), 0_u32..2, weighted(0.1, age()));
     let asked = (weighted(0.1, request()), of(source()), weighted(0.2, early_end()));
     let more = (prop::bool::weighted(0.1), of(age()));
-    (node, around, any_cluster(), asked, more, (weighted(0.5, lsn()), directory())).prop_map(
-        |(node, around, (known, view), asked, (deprived, asked_at), written)| {
+    (node, around, any_cluster(), asked, more, (weighted(0.5, lsn()), directory(), grants::any()))
+        .prop_map(|(node, around, (known, view), asked, (deprived, asked_at), written)| {
             let (request, other_source, early_end) = asked;
-            let (names_set_at, directory) = written;
+            let (names_set_at, directory, grants) = written;
             let (me, postgres, lease, job, own_history, following, source) = node;
             let (poll, peers, seen, members_seen, start_failures, stand_back) = around;
             let (observer, failsafe) = seen;
@@ -70,6 +72,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 release_asked_at: asked_at.map(ago),
                 watchdog_failed: deprived.then(|| "permission denied".to_owned()),
                 directory,
+                grants,
                 config: view.config.clone(),
                 cluster: if known {
                     Fact::Known { value: view, at: NOW }
@@ -78,8 +81,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 },
                 ..cluster()
             }
-        },
-    )
+        })
 }
 
 /// The same, more often at the places where much is decided: an election, and a leader at work.
@@ -294,6 +296,7 @@ fn dc_record(dc: &'static str) -> impl Strategy<Value = FederationRecord> {
                 for entry in record.members.values_mut() {
                     entry.isolation = Isolation::Lease;
                 }
+                record.policies.grants = Some(GrantPolicy::default());
             }
             record
         })

@@ -8,6 +8,7 @@ use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
     Claim, Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
 };
+use node_agent_wire::grant::GrantPolicy;
 use node_agent_wire::member::Role;
 use node_agent_wire::position::{FailsafeTerms, Position};
 use node_agent_wire::status::{Failover, SyncState};
@@ -195,6 +196,7 @@ fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
         for entry in record.members.values_mut() {
             entry.isolation = Isolation::Lease;
         }
+        record.policies.grants = Some(GrantPolicy::default());
     }
     if words.flag("alone") {
         record.members.retain(|name, _| name.as_str() == dc);

@@ -86,6 +86,7 @@ pub fn cluster() -> Observed {
         sync_lost: BTreeSet::new(),
         request: None,
         scheduled_restart: None,
+        grants: None,
         release_asked_at: None,
         slots: SlotMemory::default(),
     }

@@ -6,6 +6,7 @@
 pub mod any;
 pub mod cluster_words;
 pub mod failsafe_words;
+pub mod grants;
 pub mod healthy;
 pub mod node_words;
 pub mod render;
@@ -21,6 +22,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<(), Stri
     if cluster_words::apply(observed, key, value)?
         || node_words::apply(observed, key, value)?
         || failsafe_words::apply(observed, key, value)?
+        || grants::apply(observed, key, value)?
     {
         return Ok(());
     }

@@ -241,6 +241,7 @@ fn clear(open: &OpenOperation) -> Run {
 fn inventory(count: u8, silent: Places, briefs: &[Brief; PLACES]) -> Inventory {
     let site = |place: Id| Site {
         follows: None,
+        isolation: node_agent_wire::federation::Isolation::Manual,
         scope: "shop".into(),
         namespace: "/service".into(),
         etcd: vec![format!("{}:2379", dc(place))],

@@ -103,6 +103,8 @@ impl Federation {
             | StepKind::Record
             | StepKind::Fencer
             | StepKind::Sequences => Next::Done,
+            // Site grants have a model of their own.
+            StepKind::Acquire | StepKind::Isolate => Next::Done,
         }
     }
 

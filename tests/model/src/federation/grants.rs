@@ -287,17 +287,18 @@ impl Grants {
 
     fn send(&self, world: &mut World, place: Site, at: usize) -> Option<()> {
         let seat = &mut world.seats[at];
-        let last = LastGrant {
-            holder: site(seat.holder),
-            epoch: epoch(seat.holder),
-            released: seat.released,
-        };
         let quiet_since = NOW - TICK * u32::from(seat.quiet);
-        let voter = Voter { last: Some(last), held: seat.held, quiet_since };
         let mut terms = terms();
         if self.is(Fault::NoTimeToStop) {
             terms.stop_max = Duration::ZERO;
         }
+        let last = LastGrant {
+            holder: site(seat.holder),
+            epoch: epoch(seat.holder),
+            released: seat.released,
+            wait: terms.voter_ttl(),
+        };
+        let voter = Voter { last: Some(last), held: seat.held, quiet_since };
         let may = grant::may_take(&voter, &site(place), epoch(place), NOW, &terms).is_ok();
         let gone = self.is(Fault::NoObserverWait) && place == 1 && !seat.held;
         // A grant that was given back is not renewed any more.

@@ -131,6 +131,7 @@ fn with_third(timeline: u32, lsn: u64) -> Inventory {
         (position.timeline, position.lsn) = (Some(TimelineId(timeline)), Some(Lsn(lsn)));
     }
     let site = Site {
+        isolation: node_agent_wire::federation::Isolation::Manual,
         scope: "shop-dc3".into(),
         namespace: "/service".into(),
         etcd: vec!["dc3:2379".into()],

@@ -3,6 +3,7 @@
 use super::Intent;
 use crate::evidence::{EvidenceError, EvidenceSet, FencingEvidence, needs_fencer, policy};
 use crate::formula::{EvidenceKind, Formula, Kinds, names};
+use crate::grants;
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::planner::Request;
@@ -16,6 +17,8 @@ pub(super) struct Proof {
     pub set: EvidenceSet,
     /// The fencer is run before the commit, and completes it.
     pub fencer: bool,
+    /// The site grants are acquired before the commit.
+    pub grants: bool,
 }
 
 /// What was found of one kind of evidence, for the refusal.
@@ -58,19 +61,20 @@ pub(super) fn gather(
         }
     };
     show_policy(list, &formula, record, &request.policies);
-    let mut look = look(list, inventory, (from, to), (intent, request));
+    let mut look = look(list, inventory, (from, to), (intent, request), (record, &formula));
     let have = look.there.kinds();
+    let grants = have.contains(&EvidenceKind::LeaseExpired);
     if formula.satisfied(&have) {
         list.ok("evidence", format!("enough: {}", names(&have, ", ")));
         if intent.fencer {
             list.warn("fencer", format!("the fencer of {from} is not run: it is not needed"));
         }
-        return Some(Proof { set: look.there, fencer: false });
+        return Some(Proof { set: look.there, fencer: false, grants });
     }
     if intent.fencer && needs_fencer(&have, &record.policies) {
         let what = format!("fenced-by-hook: the fencer of {from} is run before the commit");
         list.ok("evidence", what);
-        return Some(Proof { set: look.there, fencer: true });
+        return Some(Proof { set: look.there, fencer: true, grants });
     }
     look.absent.push(hook_words(from, intent.fencer));
     look.absent.push(format!("the policy: {formula}"));
@@ -110,6 +114,7 @@ fn look(
     inventory: &Inventory,
     (from, to): (&DcName, &DcName),
     (intent, request): (&Intent, &Request),
+    (record, formula): (&FederationRecord, &Formula),
 ) -> Look {
     let mut look = Look { there: EvidenceSet::default(), absent: Vec::new() };
     match acknowledged(inventory, from, to) {
@@ -123,6 +128,12 @@ fn look(
                 Some(Fact::Known(_)) | None => "",
             };
             look.absent.push(format!("acknowledged: {error}{silent}"));
+        }
+    }
+    if !formula.satisfied(&look.there.kinds()) {
+        match lease_expiring(list, inventory, (from, to), record) {
+            Ok(evidence) => look.there.add(evidence),
+            Err(error) => look.absent.push(format!("lease-expired: {error}")),
         }
     }
     match &intent.attest {
@@ -141,6 +152,21 @@ fn look(
         }
     }
     look
+}
+
+/// The target's leader sees the grants of the former primary run out.
+fn lease_expiring(
+    list: &mut Checklist,
+    inventory: &Inventory,
+    (from, to): (&DcName, &DcName),
+    record: &FederationRecord,
+) -> Result<FencingEvidence, EvidenceError> {
+    let node = inventory.view(to).and_then(DcView::leader_node);
+    let seen = node.and_then(|node| node.grants.as_ref());
+    let evidence = FencingEvidence::lease_expiring(record, from, seen)?;
+    let when = grants::countdown(to, seen);
+    list.ok("evidence", format!("lease-expired: {when}; waited for before the commit"));
+    Ok(evidence)
 }
 
 fn hook_words(from: &DcName, fencer: bool) -> String {

@@ -1,5 +1,6 @@
 //! The steps of a promotion.
 
+use crate::conditions::commit_needs_grants;
 use crate::evidence::needs_fencer;
 use crate::formula::EvidenceKind;
 use crate::loss;
@@ -17,6 +18,8 @@ pub struct Extent {
     pub fencer: bool,
     /// The sequences are advanced.
     pub sequences: bool,
+    /// The target acquires the site grants.
+    pub grants: bool,
 }
 
 impl Extent {
@@ -25,7 +28,8 @@ impl Extent {
     pub fn of(operation: &Operation, policies: &Policies, former_answers: bool) -> Self {
         let have = operation.all_evidence().map(EvidenceKind::of).collect();
         let sequences = Self::advances(operation.expected_loss.as_ref(), policies);
-        Self { former_answers, fencer: needs_fencer(&have, policies), sequences }
+        let grants = commit_needs_grants(operation);
+        Self { former_answers, fencer: needs_fencer(&have, policies), grants, sequences }
     }
 
     /// Whether sequences are advanced: where that was agreed, and something may be lost.
@@ -106,6 +110,18 @@ fn before_commit(from: &DcName, to: &DcName, extent: Extent) -> Vec<Step> {
                 &format!("runs the fencer of {from}"),
                 "",
                 "it has exited with 0, and the record says so",
+            ],
+            false,
+        ));
+    }
+    if extent.grants {
+        list.push(step(
+            StepKind::Acquire,
+            [
+                &format!("the grants of {from} have run out, or do so soon"),
+                &format!("{to} takes a majority of the site grants at the next epoch"),
+                "the grants are given back",
+                &format!("{to} holds a majority: {from} can't accept writes"),
             ],
             false,
         ));

@@ -121,6 +121,8 @@ fn plain(view: &mut DcView, leaf: Leaf<'_>, value: &[u8], revision: node_agent_w
             view.initialize = (!id.is_empty()).then(|| SystemId::new(id));
         }
         Leaf::Position => view.position = serde_json::from_slice(value).ok(),
+        // Unreadable: `federator history` says so.
+        Leaf::FederationHistory => view.history = serde_json::from_slice(value).unwrap_or_default(),
         Leaf::Sync => {
             let sync = SyncState::parse(value);
             view.sync_standbys = sync.active().then_some(sync.sync_standby);
@@ -130,7 +132,6 @@ fn plain(view: &mut DcView, leaf: Leaf<'_>, value: &[u8], revision: node_agent_w
         | Leaf::History
         | Leaf::Status
         | Leaf::Failsafe
-        | Leaf::FederationHistory
         | Leaf::FederationApprovals
         | Leaf::Grant
         | Leaf::GrantLast => {}

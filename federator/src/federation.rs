@@ -90,6 +90,7 @@ impl Federation {
                     slot: entry.slot.clone(),
                     follows: entry.follows.clone(),
                     isolation: entry.isolation,
+                    retention: entry.retention,
                 };
                 (dc.clone(), site)
             })

@@ -12,6 +12,7 @@ const POLICIES: &[&str] = &[
     "evidence",
     "approvals",
     "sequence_gap",
+    "runway_warning",
     "grant_ttl",
     "grant_stop_max",
     "grant_margin",
@@ -30,7 +31,10 @@ const TOP: &[&str] = &[
 /// What may stand where; `*` is any name.
 const KNOWN: [(&str, &[&str]); 10] = [
     ("", TOP),
-    ("datacenters.*", &["scope", "namespace", "etcd", "follows", "fencer", "isolation"]),
+    (
+        "datacenters.*",
+        &["scope", "namespace", "etcd", "follows", "fencer", "isolation", "retention"],
+    ),
     ("witness", &["etcd", "namespace"]),
     ("datacenters.*.fencer", &["command", "timeout"]),
     ("credentials", &["superuser", "replication"]),

@@ -235,7 +235,10 @@ fn node_view(status: NodeStatus) -> NodeView {
     let slots = status
         .slots
         .into_iter()
-        .map(|slot| (slot.name, SlotView { active: slot.active, wal_status: slot.wal_status }))
+        .map(|slot| {
+            let restart_lsn = Lsn(slot.restart_lsn);
+            (slot.name, SlotView { active: slot.active, wal_status: slot.wal_status, restart_lsn })
+        })
         .collect();
     NodeView {
         role: status.role,
@@ -256,6 +259,8 @@ fn node_view(status: NodeStatus) -> NodeView {
         sync_standby: status.sync_standby,
         slots,
         replayed_commit_at_us: status.replayed_commit_at_us,
+        wal_free_bytes: status.wal_free_bytes,
+        slot_wal_limit_bytes: status.slot_wal_limit_bytes,
         grants: status.grants.map(grants_view),
     }
 }

@@ -8,7 +8,9 @@ use federator_core::guards::{Checklist, Refusal, Verdict};
 use federator_core::history::{ClosedOperation, Outcome};
 use federator_core::plan::{Plan, StepKind};
 use federator_core::planner::promotion::describe;
+use federator_core::readiness::{Flag, Prediction, Readiness};
 use federator_core::report::{DcRow, Lag, StatusReport};
+use federator_core::runway::{End, duration};
 use federator_core::topology::Severity;
 use federator_core::ways::{PredictedLoss, Way};
 use node_agent_wire::federation::{Evidence, OperationKind};
@@ -183,7 +185,28 @@ fn lag(lag: &Lag) -> String {
     format!("{} / {span}{age}", bytes(lag.bytes))
 }
 
-fn cells(row: &DcRow) -> [String; 10] {
+/// What the primary role could move by.
+fn ready(row: &DcRow) -> String {
+    let Some(ready) = &row.readiness else { return "-".into() };
+    match (ready.switchover.ready, ready.promotion.ready) {
+        (true, true) => "switchover, promotion",
+        (true, false) => "switchover",
+        (false, true) => "promotion",
+        (false, false) => "no",
+    }
+    .to_owned()
+}
+
+/// How long it may be away.
+fn runway(row: &DcRow) -> String {
+    match &row.runway {
+        None => "-".into(),
+        Some(runway) if runway.end == End::Over => "over".into(),
+        Some(runway) => runway.left_s.map_or_else(|| "no WAL written".into(), duration),
+    }
+}
+
+fn cells(row: &DcRow) -> [String; 12] {
     [
         row.dc.to_string(),
         row.role.as_str().to_owned(),
@@ -195,6 +218,8 @@ fn cells(row: &DcRow) -> [String; 10] {
         row.sync.clone(),
         row.slots.clone(),
         row.fence.clone(),
+        ready(row),
+        runway(row),
     ]
 }
 
@@ -206,7 +231,18 @@ pub fn status(report: &StatusReport) -> String {
         .load_style(presets::UTF8_FULL_CONDENSED)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header([
-            "DC", "Role", "Follows", "Epoch", "Leader", "State", "Lag", "Sync", "Slots", "Fence",
+            "DC",
+            "Role",
+            "Follows",
+            "Epoch",
+            "Leader",
+            "State",
+            "Lag",
+            "Sync",
+            "Slots",
+            "Fence",
+            "Ready for",
+            "May be away",
         ]);
     for row in &report.datacenters {
         table.add_row(cells(row));
@@ -234,6 +270,34 @@ pub fn status(report: &StatusReport) -> String {
         let _ = writeln!(out, "    next: {}", problem.next);
     }
     out
+}
+
+/// Both flags with all that was looked at.
+#[must_use]
+pub fn readiness(readiness: &Readiness) -> String {
+    let mut out = String::new();
+    for (what, flag) in [("switchover", &readiness.switchover), ("promotion", &readiness.promotion)]
+    {
+        let verdict = if flag.ready { "ready" } else { "NOT ready" };
+        let _ = writeln!(out, "{}: {verdict} for {what}", readiness.dc);
+        out.push_str(&checklist(&flag.checklist));
+        let _ = writeln!(out, "  predicted {}", prediction(flag));
+    }
+    out
+}
+
+/// What an operation would cost, and on what that rests.
+fn prediction(flag: &Flag) -> String {
+    let Prediction { measured, write_pause_us, took_us, loss } = &flag.predicted;
+    let lost = loss.as_ref().map_or("nothing is lost".into(), |l| format!("loss {}", describe(l)));
+    let ms = |us: i64| format!("{} ms", us / 1000);
+    let pause = write_pause_us.map(|us| format!(", write pause {}", ms(us))).unwrap_or_default();
+    match (measured, took_us) {
+        (1.., Some(took)) => {
+            format!("{lost}{pause}, {} in all (median of {measured} here)", seconds(*took))
+        }
+        (_, _) => format!("{lost}; how long it takes was not measured here yet"),
+    }
 }
 
 /// The closed operations, oldest first.

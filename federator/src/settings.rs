@@ -8,7 +8,7 @@ use crate::signing::is_public_key;
 use config::{Config, Map, Source, Value as ConfigValue, ValueKind};
 use federator_core::formula::Formula;
 use federator_core::sequences::GAP_MIN;
-use node_agent_wire::federation::{Isolation, Policies};
+use node_agent_wire::federation::{Isolation, Policies, Retention};
 use node_agent_wire::{DcName, SlotName, yaml};
 use serde::Deserialize;
 use serde_json::Value;
@@ -120,6 +120,8 @@ pub struct Datacenter {
     pub fencer: Option<Fencer>,
     /// What it does when it is primary and cut off.
     pub isolation: Isolation,
+    /// What gives way when that slot holds back too much WAL.
+    pub retention: Retention,
 }
 
 /// The settings.
@@ -167,6 +169,8 @@ struct RawDatacenter {
     fencer: Option<RawFencer>,
     #[serde(default)]
     isolation: Isolation,
+    #[serde(default)]
+    retention: Retention,
 }
 
 pub(crate) fn default_namespace() -> String {
@@ -194,6 +198,7 @@ struct RawPolicies {
     evidence: Option<String>,
     approvals: Option<u32>,
     sequence_gap: Option<u64>,
+    runway_warning: Option<String>,
     #[serde(flatten)]
     grants: RawGrants,
 }
@@ -295,14 +300,15 @@ impl Settings {
                 return Err(at(&format!("{path}.etcd"), why.into()));
             }
             let slot = SlotName::from_name(&dc);
-            let RawDatacenter { scope, namespace, etcd, follows, fencer, isolation } = entry;
+            let RawDatacenter { scope, namespace, etcd, follows, fencer, isolation, retention } =
+                entry;
             let follows = follows.map(DcName::new);
             let fencer = fencer
                 .map(Fencer::new)
                 .transpose()
                 .map_err(|(key, why)| at(&format!("{path}.fencer.{key}"), why))?;
             let datacenter =
-                Datacenter { scope, namespace, etcd, slot, follows, fencer, isolation };
+                Datacenter { scope, namespace, etcd, slot, follows, fencer, isolation, retention };
             datacenters.insert(DcName::new(dc), datacenter);
         }
         circles(&datacenters).map_err(|(dc, why)| at(&format!("datacenters.{dc}.follows"), why))?;
@@ -377,6 +383,10 @@ fn policies(raw: &RawPolicies) -> Result<Policies, (&'static str, String)> {
     if let Some(text) = &raw.switchover_lag_max {
         policies.switchover_lag_bytes_max =
             bytes(text).map_err(|why| ("switchover_lag_max", why))?;
+    }
+    if let Some(text) = &raw.runway_warning {
+        policies.runway_warning_s =
+            duration(text).map_err(|why| ("runway_warning", why))?.as_secs();
     }
     if let Some(keep) = raw.keep_divergent_wal {
         policies.keep_divergent_wal = keep;

@@ -1,7 +1,9 @@
 //! A healthy federation of two datacenters to begin tests with.
 use crate::inventory::{DcView, Fact, Inventory, NodeView, Site, SlotView, SqlFacts, Versioned};
+use crate::planner::Request;
 use node_agent_wire::federation::{
     DcEntry, FederationRecord, FenceAck, Operation, OperationKind, Policies, RECORD_VERSION,
+    Retention,
 };
 use node_agent_wire::member::{MemberData, Role};
 use node_agent_wire::position::{Position, PrimarySeen};
@@ -19,6 +21,7 @@ pub(crate) fn record(dc: &str, epoch: u64, primary: &str) -> FederationRecord {
         isolation: node_agent_wire::federation::Isolation::Manual,
         follows: None,
         slot: SlotName::from_name(dc),
+        retention: Retention::default(),
         nodes: BTreeMap::new(),
     };
     FederationRecord {
@@ -64,7 +67,11 @@ fn node(writable: bool, slot: &str) -> NodeView {
         epoch: Epoch(1),
         system_id: "77".into(),
         server_version: 150_004,
-        slots: [(slot.to_owned(), SlotView { active: true, wal_status: "reserved".into() })].into(),
+        slots: [(
+            slot.to_owned(),
+            SlotView { active: true, wal_status: "reserved".into(), restart_lsn: Lsn(4000) },
+        )]
+        .into(),
         replayed_commit_at_us: NOW - 500_000,
         ..NodeView::default()
     }
@@ -140,6 +147,7 @@ pub(crate) fn inventory() -> Inventory {
         etcd: vec![format!("{dc}:2379")],
         slot: SlotName::from_name(dc),
         follows: None,
+        retention: Retention::default(),
     };
     let slots = |other: &str| json!({other: {"type": "physical"}});
     let standby = json!({"slots": slots("dc1"), "standby_cluster": {
@@ -171,7 +179,8 @@ pub(crate) fn three() -> Inventory {
     for dc in ["dc1", "dc2", "dc3"] {
         record_mut(&mut inventory, dc).members.insert(dc3.clone(), entry.clone());
         for slot in ["dc1", "dc2", "dc3"].into_iter().filter(|slot| *slot != dc) {
-            let there = SlotView { active: true, wal_status: "reserved".into() };
+            let there =
+                SlotView { active: true, wal_status: "reserved".into(), restart_lsn: Lsn(4000) };
             node_mut(&mut inventory, dc).slots.insert(slot.into(), there);
         }
     }
@@ -206,4 +215,15 @@ pub(crate) fn lose(inventory: &mut Inventory, dc: &str) {
     inventory
         .dcs
         .insert(dc.into(), Fact::Unknown { since_us: NOW, why: "connection refused".into() });
+}
+
+/// What Ann asks for.
+pub(crate) fn request() -> Request {
+    Request {
+        id: "op-1".into(),
+        by: "ann".into(),
+        now_us: NOW,
+        force: false,
+        policies: Policies::default(),
+    }
 }

@@ -1,8 +1,11 @@
 //! What was collected: per datacenter a fact, known or unknown since when, with its reason.
 
 use crate::grants::GrantsView;
+use crate::history::{ClosedOperation, merge};
 use node_agent_wire::dynamic::Dynamic;
-use node_agent_wire::federation::{DcEntry, FederationRecord, Isolation, NodeEntry, Operation};
+use node_agent_wire::federation::{
+    DcEntry, FederationRecord, Isolation, NodeEntry, Operation, Retention,
+};
 use node_agent_wire::member::{Member, MemberData, Role};
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
@@ -62,6 +65,9 @@ pub struct Site {
     /// What it is to do when it is primary and cut off.
     #[serde(default)]
     pub isolation: Isolation,
+    /// What gives way when its slot holds back too much WAL.
+    #[serde(default)]
+    pub retention: Retention,
 }
 
 /// A slot on one node.
@@ -71,6 +77,9 @@ pub struct SlotView {
     pub active: bool,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     pub wal_status: String,
+    /// WAL is kept from here on; 0 when it never kept any.
+    #[serde(default)]
+    pub restart_lsn: Lsn,
 }
 
 /// What an agent answered about its node.
@@ -115,6 +124,10 @@ pub struct NodeView {
     pub replayed_commit_at_us: i64,
     /// Site grants, of the leader of its datacenter.
     pub grants: Option<GrantsView>,
+    /// Free bytes on the disk with WAL.
+    pub wal_free_bytes: Option<u64>,
+    /// How much a slot may hold back, in bytes; `None`: unlimited, or not known.
+    pub slot_wal_limit_bytes: Option<u64>,
 }
 
 /// What SQL on a datacenter's leader said.
@@ -168,6 +181,8 @@ pub struct DcView {
     pub nodes: BTreeMap<MemberName, Fact<NodeView>>,
     /// What SQL on the leader said; `None` when it was not asked.
     pub sql: Option<Fact<SqlFacts>>,
+    /// The closed operations that it knows of.
+    pub history: Vec<ClosedOperation>,
 }
 
 impl DcView {
@@ -299,6 +314,13 @@ impl Inventory {
         self.views().filter_map(|(dc, view)| Some((dc, view.record()?)))
     }
 
+    /// The closed operations that any datacenter knows of, oldest first.
+    #[must_use]
+    pub fn history(&self) -> Vec<ClosedOperation> {
+        let known: Vec<_> = self.views().map(|(_, view)| view.history.clone()).collect();
+        merge(&known)
+    }
+
     /// The highest epoch in any record, with the record that carries it. When several do, the one
     /// of the primary datacenter that it names.
     #[must_use]
@@ -337,6 +359,7 @@ impl Inventory {
                     isolation: before.map(|b| b.isolation).unwrap_or_default(),
                     slot: site.slot.clone(),
                     follows: site.follows.clone(),
+                    retention: site.retention,
                     nodes,
                 };
                 (dc.clone(), entry)

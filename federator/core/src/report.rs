@@ -3,7 +3,10 @@
 use crate::grants::{self, GrantsReport};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::links;
+use crate::planner::Request;
+use crate::readiness::{self, Readiness};
 use crate::resume::open_operations;
+use crate::runway::{self, Runway};
 use crate::topology::{self, DcRole, Problem};
 use node_agent_wire::member::Role;
 use node_agent_wire::{DcName, Epoch};
@@ -55,6 +58,10 @@ pub struct DcRow {
     pub slots: String,
     /// `none`, `set` or `acknowledged`.
     pub fence: String,
+    /// Whether the primary role could move here; not of the primary datacenter itself.
+    pub readiness: Option<Readiness>,
+    /// How long it may be away; not of the primary datacenter.
+    pub runway: Option<Runway>,
     /// The nodes.
     pub nodes: Vec<NodeRow>,
 }
@@ -88,13 +95,19 @@ pub struct Lag {
 
 /// Makes the report.
 #[must_use]
-pub fn status(inventory: &Inventory) -> StatusReport {
+pub fn status(inventory: &Inventory, request: &Request) -> StatusReport {
+    let history = inventory.history();
+    let row = |dc: &DcName| DcRow {
+        readiness: readiness::of(inventory, dc, &history, request),
+        runway: runway::of(inventory, dc),
+        ..row(inventory, dc)
+    };
     StatusReport {
         federation: inventory.federation.clone(),
         at_us: inventory.at_us,
         epoch: inventory.newest().map(|r| r.epoch),
         primary: inventory.primary().cloned(),
-        datacenters: inventory.sites.keys().map(|dc| row(inventory, dc)).collect(),
+        datacenters: inventory.sites.keys().map(row).collect(),
         grants: grants::report(inventory),
         operation: open_operations(inventory).first().map(|o| o.operation.id.to_string()),
         problems: topology::problems(inventory),
@@ -115,6 +128,8 @@ fn row(inventory: &Inventory, dc: &DcName) -> DcRow {
             sync: String::new(),
             slots: "unknown".into(),
             fence: "unknown".into(),
+            readiness: None,
+            runway: None,
             nodes: Vec::new(),
         };
     };
@@ -140,6 +155,8 @@ fn row(inventory: &Inventory, dc: &DcName) -> DcRow {
             (_, Some(first)) => first.clone(),
         },
         fence: fence.into(),
+        readiness: None,
+        runway: None,
         nodes: nodes(view),
     }
 }

@@ -4,6 +4,7 @@ use crate::grants;
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::links;
 use crate::resume::{Direction, open_operations};
+use crate::runway;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::member::state;
 use node_agent_wire::{DcName, Epoch, SlotName};
@@ -97,6 +98,7 @@ pub fn problems(inventory: &Inventory) -> Vec<Problem> {
     let mut list = Vec::new();
     conflicts(inventory, &mut list);
     operations(inventory, &mut list);
+    runways(inventory, &mut list);
     for dc in inventory.sites.keys() {
         match inventory.dcs.get(dc) {
             Some(Fact::Known(view)) => of_datacenter(inventory, dc, view, &mut list),
@@ -228,6 +230,14 @@ fn of_datacenter(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut V
     }
     members(dc, view, list);
     slots(inventory, dc, view, list);
+}
+
+/// How long each datacenter may be away.
+fn runways(inventory: &Inventory, list: &mut Vec<Problem>) {
+    let Some(newest) = inventory.newest() else { return };
+    for dc in inventory.sites.keys() {
+        list.extend(runway::problems(inventory, dc, newest.policies.runway_warning_s));
+    }
 }
 
 /// What the agents say that they wait for: the leader first, the others wait for it.

@@ -1,7 +1,9 @@
 //! Goal: each thing that is wrong shows in one line with what to type. Method: a healthy federation
 //! with one thing changed.
 use super::*;
-use crate::fixture::{inventory, lose, node_mut, operation, record, record_mut, three, view};
+use crate::fixture::{
+    inventory, lose, node_mut, operation, record, record_mut, request, three, view,
+};
 use crate::report;
 use node_agent_wire::federation::OperationKind;
 
@@ -9,7 +11,7 @@ use node_agent_wire::federation::OperationKind;
 fn a_healthy_federation_has_no_problems() {
     let inventory = inventory();
     assert_eq!(problems(&inventory), []);
-    let report = report::status(&inventory);
+    let report = report::status(&inventory, &request());
     let rows: Vec<(&str, DcRole, &str, &str)> = report
         .datacenters
         .iter()
@@ -28,7 +30,7 @@ fn a_healthy_federation_has_no_problems() {
 fn lag_of_a_lost_primary_has_an_age() {
     let mut inventory = inventory();
     lose(&mut inventory, "dc1");
-    let lag = report::status(&inventory).datacenters[1].lag.unwrap();
+    let lag = report::status(&inventory, &request()).datacenters[1].lag.unwrap();
     assert_eq!((lag.bytes, lag.age_us), (1000, 800_000));
 }
 
@@ -84,7 +86,7 @@ fn three_datacenters_have_a_source_each() {
         i.sites.get_mut(&DcName::from("dc3")).unwrap().follows = Some("dc2".into());
     };
     assert_eq!(problems(&three()), []);
-    let rows = report::status(&three()).datacenters;
+    let rows = report::status(&three(), &request()).datacenters;
     let sources: Vec<Option<&str>> =
         rows.iter().map(|row| row.source.as_ref().map(DcName::as_str)).collect();
     assert_eq!(sources, [None, Some("dc1"), Some("dc1")]);
@@ -122,5 +124,5 @@ fn three_datacenters_have_a_source_each() {
     let config = &mut view(&mut chain, "dc3").config.as_mut().unwrap().value;
     config["standby_cluster"]["host"] = "dc2".into();
     assert_eq!(problems(&chain), []);
-    assert_eq!(report::status(&chain).datacenters[2].source, Some("dc2".into()));
+    assert_eq!(report::status(&chain, &request()).datacenters[2].source, Some("dc2".into()));
 }

@@ -22,6 +22,7 @@ mod resume;
 mod setup;
 mod status;
 mod switchover;
+mod validate;
 
 use crate::federation::Federation;
 use crate::settings::{self, Settings};
@@ -106,6 +107,17 @@ enum Command {
         /// Again every second
         #[arg(long)]
         watch: bool,
+    },
+    /// Could the primary role move there now, and what would it cost? Changes nothing
+    Validate {
+        /// The datacenter that would take over
+        dc: String,
+        /// Warnings count as failures
+        #[arg(long)]
+        strict: bool,
+        /// A stable JSON document
+        #[arg(long)]
+        json: bool,
     },
     /// Move the primary role to another datacenter; nothing is lost
     Switchover {
@@ -244,6 +256,9 @@ async fn run(cli: Cli) -> Exit {
     match cli.command {
         Command::Setup { primary } => setup::run(&session, primary.map(DcName::new)).await,
         Command::Status { json, watch } => status::run(&session, json, watch).await,
+        Command::Validate { dc, strict, json } => {
+            validate::run(&session, &DcName::new(dc), strict, json).await
+        }
         Command::Switchover { to } => switchover::run(&session, &DcName::new(to)).await,
         Command::Promote { dc, attest, max_loss, request } => {
             promote::run(&session, &DcName::new(dc), (attest, max_loss), request).await

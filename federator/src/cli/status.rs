@@ -1,5 +1,6 @@
 //! `federator status`.
 
+use super::operation::request;
 use super::{Exit, Session};
 use crate::collect::{Depth, collect};
 use crate::render;
@@ -15,7 +16,7 @@ pub(super) async fn run(session: &Session, json: bool, watch: bool) -> Exit {
     let mut before: Option<Inventory> = None;
     loop {
         let inventory = collect(&session.federation, Depth::Status, before.as_ref()).await;
-        let report = report::status(&inventory);
+        let report = report::status(&inventory, &request(session));
         let text = if json {
             match serde_json::to_string_pretty(&report) {
                 Ok(text) => text + "\n",

@@ -169,6 +169,8 @@ pub struct Running {
     /// Standby: replay is paused because the primary's settings were raised above this server's;
     /// only a restart with the raised values helps (PostgreSQL manual, 27.4.3).
     pub outgrown: bool,
+    /// `max_slot_wal_keep_size` in bytes (manual, section 20.6.1); `None`: unlimited.
+    pub slot_wal_limit_bytes: Option<u64>,
     /// `restore_command` is set.
     pub restores: bool,
 }

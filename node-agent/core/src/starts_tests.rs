@@ -45,6 +45,7 @@ fn running(in_recovery: bool) -> Postgres {
         started_at_us: 0,
         pending_restart: false,
         outgrown: false,
+        slot_wal_limit_bytes: None,
         restores: false,
     }))
 }

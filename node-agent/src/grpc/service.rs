@@ -175,6 +175,8 @@ pub fn status(handle: &Handle, view: &View) -> NodeStatus {
         version: crate::publish::VERSION.to_owned(),
         pending_restart: running.is_some_and(|r| r.pending_restart),
         grants: grants::told(view),
+        wal_free_bytes: handle.server.wal_free_bytes(),
+        slot_wal_limit_bytes: running.and_then(|r| r.slot_wal_limit_bytes),
     }
 }
 

@@ -11,6 +11,12 @@ const WAL_BYTES_MIN: u64 = 16 * 1024 * 1024;
 const DATA_BYTES_MIN: u64 = 1024 * 1024;
 
 impl Server {
+    /// Free bytes on the disk with WAL, where it can be asked.
+    #[must_use]
+    pub fn wal_free_bytes(&self) -> Option<u64> {
+        free_bytes(&self.places.data("pg_wal"))
+    }
+
     /// Which disk is full, in words; `None` when none is, or none can be asked.
     #[must_use]
     pub fn full_disk(&self) -> Option<String> {

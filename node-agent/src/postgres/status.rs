@@ -76,6 +76,8 @@ SELECT json_build_object(
   'system_id', (SELECT system_identifier::text FROM pg_control_system()),
   'server_version', current_setting('server_version_num')::int,
   'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
+  'slot_wal_limit_bytes', (SELECT nullif(setting, '-1')::bigint * 1048576 FROM pg_settings
+    WHERE name = 'max_slot_wal_keep_size'),
   'restores', current_setting('restore_command') <> '',
   'pending', ",
     pending!(),
@@ -101,6 +103,7 @@ struct Answer {
     system_id: String,
     server_version: u32,
     started_at_us: i64,
+    slot_wal_limit_bytes: Option<u64>,
     restores: bool,
 }
 
@@ -240,6 +243,7 @@ pub(super) fn parse(text: &str) -> Result<Running, Error> {
         // Filled in by the caller, which knows the command line and the control file.
         pending_restart: false,
         outgrown: false,
+        slot_wal_limit_bytes: answer.slot_wal_limit_bytes,
         restores: answer.restores,
     })
 }

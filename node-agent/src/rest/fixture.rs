@@ -111,6 +111,7 @@ fn server() -> Running {
         started_at_us: WALL_US + 678_901,
         pending_restart: false,
         outgrown: false,
+        slot_wal_limit_bytes: None,
         restores: false,
     }
 }

@@ -53,9 +53,9 @@ impl Page {
     }
 }
 
-/// The page.
+/// The page; `wal_free` is free bytes on the disk with WAL.
 #[must_use]
-pub fn page(view: &View, config: &LocalConfig, now: Boot) -> String {
+pub fn page(view: &View, config: &LocalConfig, now: Boot, wal_free: Option<u64>) -> String {
     let labels = format!("scope=\"{}\",name=\"{}\"", escape(&config.scope), escape(&config.name));
     let mut page = Page { labels, text: String::with_capacity(8192) };
     version_and_roles(&mut page, view, now);
@@ -63,6 +63,7 @@ pub fn page(view: &View, config: &LocalConfig, now: Boot) -> String {
     postgres(&mut page, view, now);
     cluster(&mut page, view);
     own(&mut page, view, now);
+    retention(&mut page, view, wal_free);
     page.text
 }
 
@@ -263,6 +264,36 @@ fn own(page: &mut Page, view: &View, now: Boot) {
     );
 }
 
+/// What an alert on the retention runway needs: (limit or free bytes − held) / rate.
+fn retention(page: &mut Page, view: &View, wal_free: Option<u64>) {
+    if let Some(free) = wal_free {
+        let help = "Free bytes on the disk with WAL.";
+        page.metric(Kind::Gauge, "node_agent_wal_free_bytes", help, free);
+    }
+    let Some(running) = view.running() else { return };
+    let limit = running.slot_wal_limit_bytes.map_or("+Inf".to_owned(), |bytes| bytes.to_string());
+    let help = "max_slot_wal_keep_size in bytes.";
+    page.metric(Kind::Gauge, "node_agent_slot_wal_limit_bytes", help, limit);
+    let position = view.cluster().and_then(|c| c.position.as_ref()).filter(|_| view.writable());
+    if let Some(position) = position {
+        let help = "Highest rate at which WAL grew in the last minute.";
+        let name = "node_agent_wal_bytes_per_second_max";
+        page.metric(Kind::Gauge, name, help, position.wal_rate_max);
+    }
+    let name = "node_agent_slot_wal_bytes";
+    let kept = running.slots.iter().filter_map(|slot| Some((slot, slot.restart_lsn?)));
+    let mut kept = kept.peekable();
+    if kept.peek().is_some() {
+        let help = "WAL that a slot holds back, in bytes.";
+        // Writing to a String can't fail.
+        let _ = writeln!(page.text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    }
+    for (slot, from) in kept {
+        let (labels, held) = (&page.labels, running.lsn.bytes_since(from));
+        let _ = writeln!(page.text, "{name}{{{labels},slot=\"{}\"}} {held}", slot.name);
+    }
+}
+
 fn position(lsn: Option<Lsn>) -> u64 {
     lsn.map_or(0, |lsn| lsn.0)
 }
@@ -323,7 +354,7 @@ mod tests {
     #[test]
     fn every_metric_of_the_contract_is_there_once_with_its_type() {
         let view = fixture::primary();
-        let page = page(&view, &fixture::config("pg1"), fixture::NOW);
+        let page = page(&view, &fixture::config("pg1"), fixture::NOW, Some(7));
         for (name, kind) in CONTRACT {
             assert_eq!(page.matches(&format!("# HELP {name} ")).count(), 1, "{name}");
             assert_eq!(page.matches(&format!("# TYPE {name} {kind}\n")).count(), 1, "{name}");
@@ -334,7 +365,7 @@ mod tests {
     #[test]
     fn values_of_a_primary() {
         let view = fixture::primary();
-        let page = page(&view, &fixture::config("pg1"), fixture::NOW);
+        let page = page(&view, &fixture::config("pg1"), fixture::NOW, Some(7));
         for (name, expected) in [
             ("patroni_version", "040104"),
             ("patroni_postgres_running", "1"),
@@ -350,6 +381,8 @@ mod tests {
             ("node_agent_lease_remaining_seconds", "20"),
             ("node_agent_rule", "125"),
             ("node_agent_epoch", "0"),
+            ("node_agent_wal_free_bytes", "7"),
+            ("node_agent_slot_wal_limit_bytes", "+Inf"),
         ] {
             assert_eq!(value(&page, name), expected, "{name}");
         }
@@ -359,7 +392,7 @@ mod tests {
     fn values_of_a_standby_leader_and_of_a_server_that_does_not_answer() {
         let mut view = fixture::standby_leader();
         let config = fixture::config("pg1");
-        let text = page(&view, &config, fixture::NOW);
+        let text = page(&view, &config, fixture::NOW, Some(7));
         for (name, expected) in [
             ("patroni_standby_leader", "1"),
             ("patroni_replica", "0"),
@@ -371,7 +404,7 @@ mod tests {
             assert_eq!(value(&text, name), expected, "{name}");
         }
         view.observed.postgres = fixture::unresponsive();
-        let text = page(&view, &config, fixture::NOW);
+        let text = page(&view, &config, fixture::NOW, Some(7));
         assert!(!text.contains("patroni_postgres_streaming"));
         assert_eq!(value(&text, "patroni_postgres_state"), "-1");
         assert_eq!(value(&text, "patroni_postgres_running"), "0");

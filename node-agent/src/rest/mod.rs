@@ -187,9 +187,12 @@ pub async fn answer(handle: &Handle, request: Request<Body>) -> Reply {
         Endpoint::Cluster => cluster_reply(handle).await,
         Endpoint::History => history(handle),
         Endpoint::Config => configuration::get(handle).await,
-        Endpoint::Metrics => {
-            Reply::metrics(metrics::page(&handle.latest(), &handle.config, clock::boot()))
-        }
+        Endpoint::Metrics => Reply::metrics(metrics::page(
+            &handle.latest(),
+            &handle.config,
+            clock::boot(),
+            handle.server.wal_free_bytes(),
+        )),
         Endpoint::Failsafe => failsafe::members(handle),
         Endpoint::FailsafePing => failsafe::ping(handle, object),
         Endpoint::Vote => failsafe::vote(handle, object),

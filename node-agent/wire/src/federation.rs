@@ -8,6 +8,7 @@ use crate::approval::{Approval, SignedDocument};
 use crate::grant::GrantPolicy;
 use crate::ids::{DcName, Epoch, MemberName, OperationId, SlotName, SystemId};
 use crate::lsn::{Lsn, TimelineId};
+pub use crate::retention::Retention;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -126,8 +127,7 @@ pub struct Operation {
     pub from: Option<DcName>,
     /// The datacenter that the operation is for.
     pub to: DcName,
-    /// The epoch that the commit will begin; equals the present one for operations that do not
-    /// change the primary.
+    /// The epoch that the commit will begin; the present one where the primary does not change.
     pub next_epoch: Epoch,
     /// Whether it still goes forward.
     pub phase: Phase,
@@ -304,8 +304,7 @@ pub struct Confirmation {
     pub epoch: Epoch,
     /// The operator.
     pub by: String,
-    /// When, in microseconds since the Unix epoch. Counts only while the datacenter has had no
-    /// leader since.
+    /// When, microseconds since the Unix epoch. Counts until the datacenter has a leader again.
     pub at_us: i64,
 }
 
@@ -327,6 +326,9 @@ pub struct DcEntry {
     /// ([`crate::chain::source`]); absent: the primary one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<DcName>,
+    /// What gives way when that slot holds back too much WAL.
+    #[serde(default)]
+    pub retention: Retention,
     /// Its nodes, as last seen.
     #[serde(default)]
     pub nodes: BTreeMap<MemberName, NodeEntry>,
@@ -375,6 +377,8 @@ pub struct Policies {
     /// Site grants; none where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grants: Option<GrantPolicy>,
+    /// A retention runway that is shorter than this many seconds is a problem.
+    pub runway_warning_s: u64,
 }
 
 /// Any one piece of evidence.
@@ -390,6 +394,7 @@ impl Default for Policies {
             approvals: 0,
             sequence_gap: 0,
             grants: None,
+            runway_warning_s: 4 * 3600,
         }
     }
 }

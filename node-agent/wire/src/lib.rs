@@ -18,6 +18,7 @@ pub mod lsn;
 pub mod member;
 pub mod patch;
 pub mod position;
+pub mod retention;
 pub mod schedule;
 pub mod status;
 pub mod yaml;

@@ -78,7 +78,9 @@ pub(crate) fn reachable<'i>(inventory: &'i Inventory, dc: &DcName) -> Result<&'i
     }
 }
 
-pub(crate) fn unknown_dc(inventory: &Inventory, dc: &DcName) -> Refusal {
+/// Not a datacenter of the settings.
+#[must_use]
+pub fn unknown_dc(inventory: &Inventory, dc: &DcName) -> Refusal {
     let known: Vec<&str> = inventory.sites.keys().map(DcName::as_str).collect();
     Refusal::UnknownDc { dc: dc.clone(), known: known.join(", ") }
 }

@@ -2,23 +2,15 @@
 //! healthy federation with one thing changed at a time.
 use super::*;
 use crate::evidence::FencingEvidence;
-use crate::fixture::{NOW, ack, inventory, lose, node_mut, operation, record, record_mut, view};
+use crate::fixture::{
+    NOW, ack, inventory, lose, node_mut, operation, record, record_mut, request, view,
+};
 use crate::inventory::SqlFacts;
 use crate::loss::MaxLoss;
 use crate::planner::promotion::Intent;
 use node_agent_wire::federation::{Evidence, Fence, LossEstimate};
 use node_agent_wire::{Epoch, Lsn, TimelineId};
 use serde_json::json;
-
-fn request() -> Request {
-    Request {
-        id: "op-9".into(),
-        by: "ann".into(),
-        now_us: NOW,
-        force: false,
-        policies: Policies::default(),
-    }
-}
 
 fn forced() -> Request {
     Request { force: true, ..request() }

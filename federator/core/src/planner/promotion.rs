@@ -86,6 +86,35 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
     })
 }
 
+/// What can be said of a promotion beforehand, while nobody has asked for one: the target's own
+/// state, and what would be lost if the primary datacenter were lost at this moment. Whether the
+/// primary lives, and what proves that it does not, is left to the promotion itself.
+#[must_use]
+pub fn rehearse(
+    inventory: &Inventory,
+    to: &DcName,
+    request: &Request,
+) -> (Checklist, Option<LossEstimate>) {
+    let mut list = Checklist::default();
+    list.check("operation", no_operation(inventory));
+    let record = match record_of(inventory, to) {
+        Ok(record) => record,
+        Err(refusal) => {
+            list.refuse(format!("{to} record"), refusal);
+            return (list, None);
+        }
+    };
+    later_epoch(&mut list, inventory, to, record);
+    target_state(&mut list, inventory, to, record, request);
+    let node = inventory.view(to).and_then(DcView::leader_node);
+    if node.is_some_and(|node| node.replication_state != "streaming") {
+        list.warn("link now", format!("{to} does not stream: what could be lost grows"));
+    }
+    let loss = estimate(inventory, to, record, &record.primary, request.now_us);
+    list.ok("loss now", describe(&loss));
+    (list, Some(loss))
+}
+
 /// Another datacenter that answers may not know a later epoch than the target.
 fn later_epoch(
     list: &mut Checklist,

@@ -81,6 +81,35 @@ fn not_fenced(dc: &DcName, view: &DcView) -> Result<String, Refusal> {
     }
 }
 
+/// What the target's leader says of its link and its replay.
+struct Link {
+    receiver: String,
+    timeline: u32,
+    replay_paused: bool,
+    apply_delay_ms: i64,
+}
+
+/// By SQL; by the agent where SQL was not asked. The delay of replay is SQL's to tell.
+fn link_of(to: &DcName, standby: &DcView) -> Result<Link, Refusal> {
+    let failed = |why: &str| Refusal::SqlFailed { dc: to.clone(), why: why.to_owned() };
+    match (&standby.sql, standby.leader_node()) {
+        (Some(Fact::Known(sql)), _) => Ok(Link {
+            receiver: sql.receiver.clone(),
+            timeline: sql.received_timeline.unwrap_or_default().0,
+            replay_paused: sql.replay_paused,
+            apply_delay_ms: sql.apply_delay_ms,
+        }),
+        (Some(Fact::Unknown { why, .. }), _) => Err(failed(why)),
+        (None, Some(node)) => Ok(Link {
+            receiver: node.replication_state.clone(),
+            timeline: node.timeline.0,
+            replay_paused: node.replay_paused,
+            apply_delay_ms: 0,
+        }),
+        (None, None) => Err(failed("not asked")),
+    }
+}
+
 /// The target streams, on the source's timeline, close behind, and replays.
 fn link(
     list: &mut Checklist,
@@ -88,23 +117,16 @@ fn link(
     (to, standby): (&DcName, &DcView),
     request: &Request,
 ) {
-    let sql = match &standby.sql {
-        Some(Fact::Known(sql)) => sql,
-        Some(Fact::Unknown { why, .. }) => {
-            let (dc, why) = (to.clone(), why.clone());
-            return list.refuse("SQL", Refusal::SqlFailed { dc, why });
-        }
-        None => {
-            let (dc, why) = (to.clone(), "not asked".to_owned());
-            return list.refuse("SQL", Refusal::SqlFailed { dc, why });
-        }
+    let link = match link_of(to, standby) {
+        Ok(link) => link,
+        Err(refusal) => return list.refuse("SQL", refusal),
     };
     list.check(
         "link",
-        if sql.receiver == "streaming" {
+        if link.receiver == "streaming" {
             Ok(format!("{to} streams from {from}"))
         } else {
-            let state = if sql.receiver.is_empty() { "none" } else { &sql.receiver };
+            let state = if link.receiver.is_empty() { "none" } else { &link.receiver };
             Err(Refusal::NotStreaming {
                 dc: to.clone(),
                 source_dc: from.clone(),
@@ -113,7 +135,7 @@ fn link(
         },
     );
     let source_timeline = source.timeline().unwrap_or_default().0;
-    let target = sql.received_timeline.unwrap_or_default().0;
+    let target = link.timeline;
     list.check(
         "timeline",
         if target == source_timeline && target > 0 {
@@ -137,10 +159,10 @@ fn link(
     }
     list.check(
         "replay",
-        if sql.replay_paused {
+        if link.replay_paused {
             Err(Refusal::ReplayPaused { dc: to.clone() })
-        } else if sql.apply_delay_ms != 0 {
-            Err(Refusal::ApplyDelay { dc: to.clone(), ms: sql.apply_delay_ms })
+        } else if link.apply_delay_ms != 0 {
+            Err(Refusal::ApplyDelay { dc: to.clone(), ms: link.apply_delay_ms })
         } else {
             Ok("not paused, not delayed".into())
         },

@@ -10,7 +10,9 @@ use node_agent_core::sick::Health;
 use node_agent_core::slots::SlotMemory;
 use node_agent_core::time::{Boot, Fact};
 use node_agent_wire::dynamic::Dynamic;
-use node_agent_wire::federation::{DcEntry, FederationRecord, Isolation, Policies, RECORD_VERSION};
+use node_agent_wire::federation::{
+    DcEntry, FederationRecord, Isolation, Policies, RECORD_VERSION, Retention,
+};
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::member::{Member, MemberData, state};
 use node_agent_wire::status::{Failover, Status, SyncState};
@@ -156,6 +158,7 @@ pub fn standby() -> Running {
         started_at_us: 0,
         pending_restart: false,
         outgrown: false,
+        slot_wal_limit_bytes: None,
         restores: false,
     }
 }
@@ -241,6 +244,7 @@ fn dc_entry(name: &str) -> DcEntry {
         isolation: Isolation::Manual,
         follows: None,
         slot: SlotName::from_name(name),
+        retention: Retention::default(),
         nodes: BTreeMap::new(),
     }
 }

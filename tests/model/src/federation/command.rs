@@ -11,7 +11,7 @@ use federator_core::plan::{Plan, StepKind};
 use federator_core::planner::promotion::Intent as PromotionIntent;
 use federator_core::planner::{Outcome, Request, fence, promotion, rejoin, switchover};
 use federator_core::resume::{Direction, OpenOperation, open_operations};
-use node_agent_wire::federation::Policies;
+use node_agent_wire::federation::{Policies, Retention};
 use node_agent_wire::member::{MemberData, Role, state};
 use node_agent_wire::{Epoch, MemberName, Revision, SlotName};
 use std::cell::RefCell;
@@ -242,6 +242,7 @@ fn inventory(count: u8, silent: Places, briefs: &[Brief; PLACES]) -> Inventory {
     let site = |place: Id| Site {
         follows: None,
         isolation: node_agent_wire::federation::Isolation::Manual,
+        retention: Retention::default(),
         scope: "shop".into(),
         namespace: "/service".into(),
         etcd: vec![format!("{}:2379", dc(place))],

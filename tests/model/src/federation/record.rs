@@ -9,7 +9,7 @@ use federator_core::change::{self, AbortBegun, ChangeError};
 use federator_core::conditions::{self, FenceWord, NoEvidence};
 use node_agent_wire::federation::{
     DcEntry, Evidence, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
-    Phase, Policies, RECORD_VERSION,
+    Phase, Policies, RECORD_VERSION, Retention,
 };
 use node_agent_wire::{Epoch, Lsn, SlotName, SystemId, TimelineId};
 use std::cell::RefCell;
@@ -227,6 +227,7 @@ fn entry(place: Id) -> DcEntry {
         isolation: Isolation::Manual,
         follows: None,
         slot: SlotName::from_name(name.as_str()),
+        retention: Retention::default(),
         nodes: BTreeMap::new(),
     }
 }

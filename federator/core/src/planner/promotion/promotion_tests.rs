@@ -132,6 +132,7 @@ fn with_third(timeline: u32, lsn: u64) -> Inventory {
     }
     let site = Site {
         isolation: node_agent_wire::federation::Isolation::Manual,
+        retention: node_agent_wire::federation::Retention::default(),
         scope: "shop-dc3".into(),
         namespace: "/service".into(),
         etcd: vec!["dc3:2379".into()],

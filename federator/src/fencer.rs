@@ -127,7 +127,10 @@ pub enum FencerError {
         why: String,
     },
     /// Its deadline passed; it was killed.
-    #[error("the fencer {program} of {dc} took longer than {} s and was killed", limit.as_secs_f32())]
+    #[error(
+        "the fencer {program} of {dc} took longer than {} s and was killed",
+        limit.as_secs_f32()
+    )]
     Late {
         /// Which.
         program: String,

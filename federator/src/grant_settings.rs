@@ -115,6 +115,7 @@ mod tests {
                 follows: None,
                 fencer: None,
                 isolation,
+                retention: node_agent_wire::federation::Retention::default(),
             };
             (DcName::from(*name), entry)
         };

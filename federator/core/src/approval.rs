@@ -175,7 +175,8 @@ impl Proposal {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What is different in `now`, in words; empty when it is the same promotion, whatever its loss.
+    /// What is different in `now`, in words; empty when it is the same promotion, whatever its
+    /// loss.
     #[must_use]
     pub fn differences(&self, now: &Self) -> Vec<&'static str> {
         let pairs = [

@@ -31,8 +31,8 @@ pub struct Sequence {
 pub enum Advance {
     /// This is its last value now.
     To(i64),
-    /// It has fewer values left than the gap, and does not begin anew. It is left alone: an error at
-    /// each `nextval` would be worse than a value that may come twice.
+    /// It has fewer values left than the gap, and does not begin anew. It is left alone: an error
+    /// at each `nextval` would be worse than a value that may come twice.
     NoRoom {
         /// How many are left.
         left: u64,

@@ -209,6 +209,7 @@ mod tests {
             etcd: vec!["a:1".into()],
             isolation: Isolation::Lease,
             slot: crate::SlotName::from_name(scope),
+            retention: crate::retention::Retention::default(),
             follows: None,
             nodes: BTreeMap::new(),
         };

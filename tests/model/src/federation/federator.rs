@@ -96,8 +96,8 @@ impl Federation {
             StepKind::Demoted => demoted(world, run, answer),
             StepKind::Standby => standby(self, world, run, answer),
             StepKind::Stream => stream(world, run, answer),
-            // Slots and checkpoints: nothing here depends on them. No plan here has a fencer: to the
-            // commit its evidence is one more word that nothing checks, like an attestation.
+            // Slots and checkpoints: nothing here depends on them. No plan here has a fencer: to
+            // the commit its evidence is one more word that nothing checks, like an attestation.
             StepKind::Prepare
             | StepKind::Slots
             | StepKind::Record

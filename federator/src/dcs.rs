@@ -115,4 +115,24 @@ impl Dcs {
         let written = self.etcd.write(&unchanged, &put, self.deadline).await;
         Ok(self.named(written)?.is_some())
     }
+
+    /// Writes one key and deletes another, if both are still at their revisions (`None`: if it does
+    /// not exist). Whether it did.
+    ///
+    /// # Errors
+    /// No endpoint answered; both may have happened all the same.
+    pub async fn put_and_delete(
+        &self,
+        (put, at, value): (Leaf<'_>, Option<Revision>, &str),
+        (gone, gone_at): (Leaf<'_>, Revision),
+    ) -> Result<bool, DcsError> {
+        let (put, gone) = (self.path.key(put), self.path.key(gone));
+        let unchanged = [
+            Compare::AtRevision(put.clone(), at.unwrap_or_default()),
+            Compare::AtRevision(gone.clone(), gone_at),
+        ];
+        let writes = [Write::put(put, value), Write::Delete(gone)];
+        let written = self.etcd.write(&unchanged, &writes, self.deadline).await;
+        Ok(self.named(written)?.is_some())
+    }
 }

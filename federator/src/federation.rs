@@ -104,9 +104,9 @@ impl Federation {
         entry.map_or_else(|| SlotName::from_name(dc.as_str()), |e| e.slot.clone())
     }
 
-    /// The slots that `dc` keeps: one for every other datacenter.
+    /// The slots of every other datacenter of the settings.
     #[must_use]
-    pub fn slots_on(&self, dc: &DcName) -> BTreeSet<SlotName> {
+    pub fn slots_of_others(&self, dc: &DcName) -> BTreeSet<SlotName> {
         self.settings.datacenters.keys().filter(|o| *o != dc).map(|o| self.slot(o)).collect()
     }
 

@@ -116,6 +116,7 @@ mod tests {
                 fencer: None,
                 isolation,
                 retention: node_agent_wire::federation::Retention::default(),
+                seed: federator_core::configuration::Seed::default(),
             };
             (DcName::from(*name), entry)
         };

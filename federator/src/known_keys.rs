@@ -29,17 +29,19 @@ const TOP: &[&str] = &[
     "trusted_keys",
 ];
 /// What may stand where; `*` is any name.
-const KNOWN: [(&str, &[&str]); 10] = [
+const KNOWN: [(&str, &[&str]); 12] = [
     ("", TOP),
     (
         "datacenters.*",
-        &["scope", "namespace", "etcd", "follows", "fencer", "isolation", "retention"],
+        &["scope", "namespace", "etcd", "follows", "fencer", "isolation", "retention", "seed"],
     ),
     ("witness", &["etcd", "namespace"]),
     ("datacenters.*.fencer", &["command", "timeout"]),
-    ("credentials", &["superuser", "replication"]),
+    ("datacenters.*.seed", &["methods", "max_rate"]),
+    ("credentials", &["superuser", "replication", "replication_next"]),
     ("credentials.superuser", LOGIN),
     ("credentials.replication", LOGIN),
+    ("credentials.replication_next", LOGIN),
     ("policies", POLICIES),
     ("tls", &["cafile", "certfile", "keyfile"]),
     ("datacenters", &["*"]),

@@ -16,6 +16,7 @@ mod known_keys;
 pub mod link;
 pub mod records;
 pub mod render;
+pub mod seed;
 pub mod settings;
 pub mod signing;
 pub mod sql;

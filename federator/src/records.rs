@@ -2,7 +2,8 @@
 //! change is a pure function of what was read; on a conflict it is read and applied again.
 
 use crate::dcs::{Dcs, DcsError};
-use federator_core::change::{Change, ChangeError};
+use federator_core::change::{Change, ChangeError, expelled};
+use federator_core::configuration::as_primary;
 use federator_core::history::{self, ClosedOperation};
 use federator_core::inventory::Versioned;
 use node_agent_wire::DcName;
@@ -192,6 +193,36 @@ pub async fn update_config_under(
         }
     }
     Err(UpdateError::Contended { dc: dcs.dc().clone(), key: "config" })
+}
+
+/// Makes a removed datacenter a plain cluster: its record goes, and with it the fence, and so does
+/// what is left of `standby_cluster`, in one transaction.
+///
+/// # Errors
+/// No answer, no record, or it is a member still.
+pub async fn dissolve(dcs: &Dcs) -> Result<(), UpdateError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(record) = read_record(dcs).await? else {
+            return Err(UpdateError::NoRecord(dcs.dc().clone()));
+        };
+        expelled(&record.value)?;
+        if let Some(held) = &record.value.operation {
+            let (dc, operation) = (dcs.dc().clone(), held.id.clone());
+            let (kind, by) = (held.kind, held.by.clone());
+            return Err(ChangeError::Busy { dc, operation, kind, by }.into());
+        }
+        let found = read_config(dcs).await?;
+        let next = as_primary(&found.as_ref().map(|f| f.value.clone()).unwrap_or_default());
+        let body = text(dcs.dc(), "config", &next)?;
+        let at = found.map(|f| f.revision);
+        if dcs
+            .put_and_delete((Leaf::Config, at, &body), (Leaf::Federation, record.revision))
+            .await?
+        {
+            return Ok(());
+        }
+    }
+    Err(UpdateError::Contended { dc: dcs.dc().clone(), key: "federation" })
 }
 
 /// The closed operations.

@@ -99,14 +99,19 @@ pub fn plan(plan: &Plan) -> String {
         OperationKind::Setup
         | OperationKind::Promotion
         | OperationKind::Rejoin
-        | OperationKind::Fence => "of",
+        | OperationKind::Fence
+        | OperationKind::Remove => "of",
     };
     let epoch = if moves_primary(plan.kind) {
         format!("epoch {} to {}", plan.parent.epoch, plan.next_epoch)
     } else {
         format!("epoch {}", plan.next_epoch)
     };
-    let _ = writeln!(out, "Plan {}: {} {word} {} ({epoch})", plan.id, plan.kind, plan.to);
+    let subject = match (plan.kind, &plan.from) {
+        (OperationKind::Remove, Some(removed)) => removed,
+        (_, _) => &plan.to,
+    };
+    let _ = writeln!(out, "Plan {}: {} {word} {subject} ({epoch})", plan.id, plan.kind);
     for (index, step) in plan.steps.iter().enumerate() {
         let undo = match (&step.undo, step.past_commit) {
             (_, true) => "  [only forward]".to_owned(),
@@ -167,16 +172,7 @@ fn seconds(us: i64) -> String {
     format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000)
 }
 
-/// Bytes as PostgreSQL writes them.
-#[must_use]
-pub fn bytes(count: u64) -> String {
-    match count {
-        0..10_240 => format!("{count} B"),
-        10_240..10_485_760 => format!("{} kB", count >> 10),
-        10_485_760..10_737_418_240 => format!("{} MB", count >> 20),
-        _ => format!("{} GB", count >> 30),
-    }
-}
+pub use federator_core::seeding::size as bytes;
 
 fn lag(lag: &Lag) -> String {
     let span = lag.span_us.map_or("?".into(), seconds);

@@ -4,8 +4,10 @@
 use crate::fencer::{Fencer, RawFencer};
 use crate::grant_settings::{RawGrants, RawWitness, grants};
 use crate::known_keys::unknown_keys;
+use crate::seed::{RawSeed, circles};
 use crate::signing::is_public_key;
 use config::{Config, Map, Source, Value as ConfigValue, ValueKind};
+use federator_core::configuration::Seed;
 use federator_core::formula::Formula;
 use federator_core::sequences::GAP_MIN;
 use node_agent_wire::federation::{Isolation, Policies, Retention};
@@ -122,6 +124,8 @@ pub struct Datacenter {
     pub isolation: Isolation,
     /// What gives way when that slot holds back too much WAL.
     pub retention: Retention,
+    /// How it is filled.
+    pub seed: Seed,
 }
 
 /// The settings.
@@ -135,6 +139,8 @@ pub struct Settings {
     pub superuser: Login,
     /// For the test of the replication login.
     pub replication: Login,
+    /// The role that takes over from it.
+    pub replication_next: Option<Login>,
     /// What the federation agrees on.
     pub policies: Policies,
     /// For gRPC; plain on loopback without.
@@ -171,6 +177,8 @@ struct RawDatacenter {
     isolation: Isolation,
     #[serde(default)]
     retention: Retention,
+    #[serde(default)]
+    seed: RawSeed,
 }
 
 pub(crate) fn default_namespace() -> String {
@@ -181,6 +189,7 @@ pub(crate) fn default_namespace() -> String {
 struct RawCredentials {
     superuser: RawLogin,
     replication: RawLogin,
+    replication_next: Option<RawLogin>,
 }
 
 #[derive(Deserialize)]
@@ -300,15 +309,33 @@ impl Settings {
                 return Err(at(&format!("{path}.etcd"), why.into()));
             }
             let slot = SlotName::from_name(&dc);
-            let RawDatacenter { scope, namespace, etcd, follows, fencer, isolation, retention } =
-                entry;
+            let RawDatacenter {
+                scope,
+                namespace,
+                etcd,
+                follows,
+                fencer,
+                isolation,
+                retention,
+                seed,
+            } = entry;
             let follows = follows.map(DcName::new);
             let fencer = fencer
                 .map(Fencer::new)
                 .transpose()
                 .map_err(|(key, why)| at(&format!("{path}.fencer.{key}"), why))?;
-            let datacenter =
-                Datacenter { scope, namespace, etcd, slot, follows, fencer, isolation, retention };
+            let seed = seed.read().map_err(|(key, why)| at(&format!("{path}.seed.{key}"), why))?;
+            let datacenter = Datacenter {
+                scope,
+                namespace,
+                etcd,
+                slot,
+                follows,
+                fencer,
+                isolation,
+                retention,
+                seed,
+            };
             datacenters.insert(DcName::new(dc), datacenter);
         }
         circles(&datacenters).map_err(|(dc, why)| at(&format!("datacenters.{dc}.follows"), why))?;
@@ -325,6 +352,11 @@ impl Settings {
             datacenters,
             superuser: login("superuser", raw.credentials.superuser)?,
             replication: login("replication", raw.credentials.replication)?,
+            replication_next: raw
+                .credentials
+                .replication_next
+                .map(|next| login("replication_next", next))
+                .transpose()?,
             policies: Policies {
                 grants,
                 ..policies(&raw.policies)
@@ -335,28 +367,6 @@ impl Settings {
             trusted_keys: trusted(raw.trusted_keys).map_err(|why| at("trusted_keys", why))?,
         })
     }
-}
-
-/// Whoever follows a datacenter names one of the settings, and no chain comes back.
-fn circles(datacenters: &BTreeMap<DcName, Datacenter>) -> Result<(), (DcName, String)> {
-    let wish = |dc: &DcName| datacenters.get(dc).and_then(|entry| entry.follows.as_ref());
-    for dc in datacenters.keys() {
-        let Some(first) = wish(dc) else { continue };
-        if !datacenters.contains_key(first) {
-            return Err((dc.clone(), format!("there is no datacenter \"{first}\"")));
-        }
-        let mut at = dc;
-        for _ in 0..datacenters.len() {
-            match wish(at) {
-                None => break,
-                Some(next) if next == dc => {
-                    return Err((dc.clone(), format!("the chain from {dc} comes back to it")));
-                }
-                Some(next) => at = next,
-            }
-        }
-    }
-    Ok(())
 }
 
 fn login(raw: RawLogin, environment: &impl Fn(&str) -> Option<String>) -> Result<Login, String> {

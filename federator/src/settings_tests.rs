@@ -71,6 +71,12 @@ fn refuses_with_the_place() {
         ("password_env: SUPER", "password_file: /does/not/exist", "/does/not/exist"),
         ("\"b:2379\"]", "\"b:2379\"], follows: dc3", "there is no datacenter \"dc3\""),
         ("\"b:2379\"]", "\"b:2379\"], follows: dc.2", "the chain from dc.2 comes back"),
+        (
+            "\"b:2379\"]",
+            "\"b:2379\"], seed: {max_rate: 5GB}",
+            "dc.2.seed.max_rate: \"5GB\" is not a",
+        ),
+        ("\"b:2379\"]", "\"b:2379\"], seed: {rate: 1MB}", "unknown key datacenters.dc.2.seed.rate"),
         ("2m", "soon", "policies.cold_start_after: \"soon\" is not a duration"),
         ("1MB", "much", "policies.switchover_lag_max: \"much\" is not a number of bytes"),
         ("[\"127.20.1.1:2379\"]", "[]", "datacenters.dc1.etcd: at least one endpoint"),

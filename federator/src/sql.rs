@@ -5,7 +5,7 @@ use crate::settings::Login;
 use federator_core::inventory::SqlFacts;
 use federator_core::sequences::Sequence;
 use node_agent_wire::{Lsn, SystemId, TimelineId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio_postgres::{Config, NoTls, Row};
 
@@ -16,6 +16,8 @@ pub const QUERY_LIMIT: Duration = Duration::from_millis(2000);
 
 /// How long the sequences of one database may take.
 pub const SEQUENCES_LIMIT: Duration = Duration::from_secs(10);
+/// How long a change of a role may take, synchronous commit included.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A statement or a connection that failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -248,6 +250,10 @@ impl Session {
             capacity.insert(self.field(row, "name")?, self.field(row, "value")?);
         }
         let version: i32 = self.field(&row, "version")?;
+        let collation_version = match version {
+            150_000.. => self.collation_version().await?,
+            _ => String::new(),
+        };
         let timeline: Option<i32> = self.field(&row, "timeline")?;
         let system: String = self.field(&row, "system")?;
         Ok(SqlFacts {
@@ -260,8 +266,17 @@ impl Session {
             received_timeline: timeline.and_then(|t| u32::try_from(t).ok()).map(TimelineId),
             system_id: SystemId::new(system),
             capacity,
+            collation_version,
             replication_login_error: None,
         })
+    }
+
+    async fn collation_version(&self) -> Result<String, SqlError> {
+        const QUERY: &str = "SELECT coalesce( \
+             pg_catalog.pg_database_collation_actual_version(oid), '') AS version \
+             FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
+        let row = self.one("looking at the collation", QUERY).await?;
+        self.field(&row, "version")
     }
 
     /// Writes a WAL message in a transaction and commits it: a real write that leaves nothing
@@ -277,5 +292,90 @@ impl Session {
             .await
             .map_err(|late| self.error(what, late.to_string()))?
             .map_err(|error| self.error(what, words(&error)))
+    }
+
+    async fn run(&self, what: &str, statements: &str) -> Result<(), SqlError> {
+        within(CHANGE_LIMIT, what, self.client.batch_execute(statements))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))
+    }
+
+    /// The users of the standbys that stream from this server.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn replication_users(&self) -> Result<BTreeSet<String>, SqlError> {
+        const QUERY: &str = "SELECT DISTINCT usename::text AS name \
+             FROM pg_catalog.pg_stat_replication WHERE usename IS NOT NULL";
+        let what = "looking at the standbys";
+        let rows = within(QUERY_LIMIT, what, self.client.query(QUERY, &[]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))?;
+        rows.iter().map(|row| self.field(row, "name")).collect()
+    }
+
+    /// Makes a role that may replicate, with the memberships of `like`; one that is there gets the
+    /// login and the password. The server is sent a SCRAM verifier, never the password.
+    ///
+    /// # Errors
+    /// A statement failed or was late.
+    pub async fn allow_replication(&self, like: &str, login: &Login) -> Result<(), SqlError> {
+        let what = "making the replication role";
+        let verifier =
+            postgres_protocol::password::scram_sha_256(login.password.expose().as_bytes());
+        let (name, secret) = (quoted(&login.username, '"'), quoted(&verifier, '\''));
+        let there = "SELECT 1 FROM pg_catalog.pg_roles WHERE rolname = $1";
+        let found = within(QUERY_LIMIT, what, self.client.query_opt(there, &[&login.username]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))?;
+        let verb = if found.is_some() { "ALTER" } else { "CREATE" };
+        let memberships = "SELECT g.rolname::text AS name FROM pg_catalog.pg_auth_members m \
+             JOIN pg_catalog.pg_roles g ON g.oid = m.roleid \
+             JOIN pg_catalog.pg_roles u ON u.oid = m.member WHERE u.rolname = $1";
+        let rows = within(QUERY_LIMIT, what, self.client.query(memberships, &[&like]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))?;
+        let mut statements = format!("{verb} ROLE {name} LOGIN REPLICATION PASSWORD {secret};");
+        for row in &rows {
+            let group: String = self.field(row, "name")?;
+            statements.push_str(&format!(" GRANT {} TO {name};", quoted(&group, '"')));
+        }
+        self.run(what, &format!("BEGIN; {statements} COMMIT")).await
+    }
+
+    /// Takes the login and the password of a role away. What is connected stays so.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn retire(&self, user: &str) -> Result<(), SqlError> {
+        let statement = format!("ALTER ROLE {} NOLOGIN PASSWORD NULL", quoted(user, '"'));
+        self.run("taking the login of the old role away", &statement).await
+    }
+}
+
+/// A name or a text as SQL has it.
+fn quoted(text: &str, quote: char) -> String {
+    let twice = format!("{quote}{quote}");
+    format!("{quote}{}{quote}", text.replace(quote, &twice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_are_quoted() {
+        assert_eq!(quoted("a\"b", '"'), "\"a\"\"b\"");
+        assert_eq!(quoted("it's", '\''), "'it''s'");
+    }
+
+    #[test]
+    fn a_verifier_holds_no_password() {
+        let verifier = postgres_protocol::password::scram_sha_256(b"very secret");
+        assert!(verifier.starts_with("SCRAM-SHA-256$") && !verifier.contains("secret"));
     }
 }

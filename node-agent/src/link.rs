@@ -181,8 +181,9 @@ async fn look(dcs: &Etcd, path: &ClusterPath) -> Result<Look, DcsError> {
     let mut members: Vec<&Member> = cluster.members.values().collect();
     members.sort_by_key(|member| Some(&member.name) != cluster.leader.as_ref());
     let hosts = members.into_iter().filter_map(Member::postgres_address).collect();
+    let leader = cluster.leader_member().and_then(Member::postgres_address);
     let (slots, position) = (cluster.status.slots, cluster.position);
-    Ok(Look { record, abroad: Abroad { hosts, slots, position } })
+    Ok(Look { record, abroad: Abroad { hosts, leader, slots, position } })
 }
 
 /// Takes a look into the table; whether the record's fact changed. A later epoch, or another claim

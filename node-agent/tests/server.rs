@@ -426,7 +426,7 @@ async fn settings_slots_and_upstreams_change_while_it_runs() {
     // Another upstream by reload: nobody, then the same server as a remote one.
     b.server.follow(&Upstream::Nobody, &b.plain()).await.expect("nobody");
     b.until("no receiver", |r| r.receiver.is_none()).await;
-    let remote = Upstream::Remote { hosts: vec![a.host()], slot: Some(slot("b")) };
+    let remote = Upstream::Remote { hosts: vec![a.host()], slot: Some(slot("b")), cascade: false };
     b.server.follow(&remote, &b.plain()).await.expect("remote");
     let again = b.until("streaming", streams).await;
     assert_eq!(again.started_at_us, standby.started_at_us, "it was restarted");

@@ -19,6 +19,8 @@ pub mod exit {
     pub const DONE: i32 = 0;
     /// Failed before anything was changed.
     pub const FAILED: i32 = 1;
+    /// Wrong arguments or settings.
+    pub const USAGE: i32 = 2;
     /// Refused by a check; nothing was changed.
     pub const REFUSED: i32 = 3;
     /// Turned back before the commit.

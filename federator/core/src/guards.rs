@@ -261,6 +261,43 @@ pub enum Refusal {
         /// The only one.
         DcName,
     ),
+    /// The settings lack a member.
+    #[error("{dc} is a member of the federation and is not in the settings")]
+    NotInSettings {
+        /// Which.
+        dc: DcName,
+    },
+    /// There is no federation to join.
+    #[error("there is no federation yet: no datacenter that answers has a record")]
+    NoFederation,
+    /// The primary datacenter can't be removed.
+    #[error("{dc} is the primary datacenter")]
+    RemovesPrimary {
+        /// Which.
+        dc: DcName,
+    },
+    /// Another datacenter streams from the one that is to be removed.
+    #[error("{by} follows {dc}")]
+    Followed {
+        /// Who is to be removed.
+        dc: DcName,
+        /// Who follows it.
+        by: DcName,
+    },
+    /// A datacenter that is to be removed can't be told.
+    #[error("{dc} can't be told that it is removed: {why}")]
+    Untold {
+        /// Which.
+        dc: DcName,
+        /// What went wrong.
+        why: String,
+    },
+    /// A datacenter that is to join has a writable primary of its own.
+    #[error("{dc} accepts writes as a cluster of its own: what it wrote would be discarded")]
+    WritesOnItsOwn {
+        /// Which.
+        dc: DcName,
+    },
     /// A change of a record that its rules forbid.
     #[error("{reason}")]
     Change {
@@ -348,6 +385,22 @@ impl Refusal {
             Self::Incompatible { .. } => "make both datacenters equal first".into(),
             Self::PrimaryUnclear { .. } => "federator setup --primary DC".into(),
             Self::Alone(_) => "add another datacenter to the settings".into(),
+            Self::NotInSettings { dc } => {
+                format!("write {dc} into datacenters; to be rid of it: federator remove-dc {dc}")
+            }
+            Self::NoFederation => "federator setup".into(),
+            Self::RemovesPrimary { .. } => "federator switchover --to another one first".into(),
+            Self::Followed { by, .. } => format!(
+                "take follows out of datacenters.{by} in the settings, then: federator setup"
+            ),
+            Self::Untold { dc, .. } => format!(
+                "--force removes it all the same; should {dc} come back, its record keeps it \
+                 read-only. Then remove it once more"
+            ),
+            Self::WritesOnItsOwn { dc } => format!(
+                "if its rows do not count: stop its agents, empty its data directories and its \
+                 keys in etcd, and add it then; if they do, leave {dc} out of the settings"
+            ),
             Self::Change { .. } => "federator status".into(),
         }
     }

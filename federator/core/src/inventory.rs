@@ -128,6 +128,12 @@ pub struct NodeView {
     pub wal_free_bytes: Option<u64>,
     /// How much a slot may hold back, in bytes; `None`: unlimited, or not known.
     pub slot_wal_limit_bytes: Option<u64>,
+    /// The user by which it replicates; empty when it does not say.
+    pub replication_user: String,
+    /// Bytes of a base backup that have arrived, while one is under way.
+    pub copy_done_bytes: u64,
+    /// Bytes of it in all, an estimate; 0: none is under way.
+    pub copy_total_bytes: u64,
 }
 
 /// What SQL on a datacenter's leader said.
@@ -153,6 +159,9 @@ pub struct SqlFacts {
     /// Settings that a standby must have at least as high as its primary
     /// (PostgreSQL manual, section 27.4.3).
     pub capacity: BTreeMap<String, i64>,
+    /// The version of the collation that the database's default order comes from, as the operating
+    /// system has it now; empty when it has none, or before PostgreSQL 15.
+    pub collation_version: String,
     /// Why the replication user could not log in; `None` when it could.
     pub replication_login_error: Option<String>,
 }
@@ -309,9 +318,24 @@ impl Inventory {
         self.dcs.iter().filter_map(|(dc, fact)| Some((dc, fact.known()?)))
     }
 
-    /// Every record that could be read.
+    /// Every record that could be read, but for those of datacenters that know of their removal.
     pub fn records(&self) -> impl Iterator<Item = (&DcName, &FederationRecord)> {
-        self.views().filter_map(|(dc, view)| Some((dc, view.record()?)))
+        let all = self.views().filter_map(|(dc, view)| Some((dc, view.record()?)));
+        all.filter(|(_, record)| record.is_member())
+    }
+
+    /// Whether the newest record names the datacenter as a member.
+    #[must_use]
+    pub fn is_member(&self, dc: &DcName) -> bool {
+        self.newest().is_some_and(|newest| newest.members.contains_key(dc))
+    }
+
+    /// Whether the datacenter was removed: its record says so, or the newest one does not name it.
+    #[must_use]
+    pub fn is_removed(&self, dc: &DcName) -> bool {
+        let record = self.view(dc).and_then(DcView::record);
+        let named = self.newest().is_none_or(|newest| newest.members.contains_key(dc));
+        record.is_some_and(|record| !record.is_member() || !named)
     }
 
     /// The closed operations that any datacenter knows of, oldest first.

@@ -38,6 +38,12 @@ pub enum StepKind {
     Sequences,
     /// Makes the other datacenters follow.
     Repoint,
+    /// Fences a datacenter that is removed.
+    Detach,
+    /// Takes it out of the records and configurations of the others.
+    Forget,
+    /// Waits until its slots are gone.
+    DropSlots,
     /// Waits until no node of the datacenter accepts writes.
     Demoted,
     /// Makes the datacenter a standby cluster.
@@ -70,6 +76,9 @@ impl StepKind {
             Self::Promote => "promote",
             Self::Sequences => "sequences",
             Self::Repoint => "repoint",
+            Self::Detach => "detach",
+            Self::Forget => "forget",
+            Self::DropSlots => "drop-slots",
             Self::Demoted => "demoted",
             Self::Standby => "standby",
             Self::Stream => "stream",
@@ -163,8 +172,10 @@ pub enum PlanDefect {
 }
 
 /// Pairs that are never the other way round, where both occur.
-const ORDER: [(StepKind, StepKind); 12] = [
+const ORDER: [(StepKind, StepKind); 14] = [
     (StepKind::Promote, StepKind::Sequences),
+    (StepKind::Detach, StepKind::Forget),
+    (StepKind::Forget, StepKind::DropSlots),
     (StepKind::Take, StepKind::Fence),
     // The record first: whoever survives the fencer finds the fence.
     (StepKind::Fence, StepKind::Fencer),
@@ -184,12 +195,19 @@ impl Plan {
     #[must_use]
     pub fn participants(&self) -> Vec<DcName> {
         let mut list = vec![self.to.clone()];
-        let others = self.from.iter().chain(match self.kind {
+        // Who is removed is told by the step "detach", as far as it answers.
+        let from = self.from.iter().filter(|_| self.kind != OperationKind::Remove);
+        let others = from.chain(match self.kind {
             OperationKind::Setup | OperationKind::Rejoin => Some(&self.primary),
-            OperationKind::Switchover | OperationKind::Promotion | OperationKind::Fence => None,
+            OperationKind::Switchover
+            | OperationKind::Promotion
+            | OperationKind::Fence
+            | OperationKind::Remove => None,
         });
         for dc in others.chain(match self.kind {
-            OperationKind::Setup => self.followers.iter().collect::<Vec<_>>(),
+            OperationKind::Setup | OperationKind::Remove => {
+                self.followers.iter().collect::<Vec<_>>()
+            }
             OperationKind::Switchover
             | OperationKind::Promotion
             | OperationKind::Rejoin
@@ -208,9 +226,10 @@ impl Plan {
         match self.kind {
             OperationKind::Setup => self.followers.clone(),
             OperationKind::Rejoin => BTreeSet::from([self.to.clone()]),
-            OperationKind::Switchover | OperationKind::Promotion | OperationKind::Fence => {
-                BTreeSet::new()
-            }
+            OperationKind::Switchover
+            | OperationKind::Promotion
+            | OperationKind::Fence
+            | OperationKind::Remove => BTreeSet::new(),
         }
     }
 

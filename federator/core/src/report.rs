@@ -150,7 +150,7 @@ fn row(inventory: &Inventory, dc: &DcName) -> DcRow {
         lag: lag(inventory, dc, view),
         sync: sync(view),
         slots: match (role, faults.first()) {
-            (DcRole::Unjoined | DcRole::Unknown, _) => "-".into(),
+            (DcRole::Unjoined | DcRole::Removed | DcRole::Unknown, _) => "-".into(),
             (_, None) => "ok".into(),
             (_, Some(first)) => first.clone(),
         },

@@ -7,7 +7,7 @@
 use crate::change::moves_primary;
 use crate::inventory::Inventory;
 use node_agent_wire::DcName;
-use node_agent_wire::federation::{FederationRecord, Operation, Phase};
+use node_agent_wire::federation::{FederationRecord, Operation, OperationKind, Phase};
 
 /// Where an open operation can go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,15 @@ pub struct OpenOperation {
     pub direction: Direction,
     /// The datacenters whose records hold a copy.
     pub held_by: Vec<DcName>,
+}
+
+/// The operation in a few words, with the datacenter that it is about.
+#[must_use]
+pub fn title(operation: &Operation) -> String {
+    match (operation.kind, &operation.from) {
+        (OperationKind::Remove, Some(dc)) => format!("removal {} of {dc}", operation.id),
+        (kind, _) => format!("{kind} {} to {}", operation.id, operation.to),
+    }
 }
 
 /// The direction of the copy that counts, in the target's `record`.
@@ -94,7 +103,6 @@ mod tests {
     use super::*;
     use crate::fixture::{inventory, operation, record};
     use node_agent_wire::Epoch;
-    use node_agent_wire::federation::OperationKind;
 
     fn set(inventory: &mut Inventory, dc: &str, operation: Option<Operation>, epoch: u64) {
         let view = crate::fixture::view(inventory, dc);

@@ -3,7 +3,7 @@
 use crate::grants;
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::links;
-use crate::resume::{Direction, open_operations};
+use crate::resume::{Direction, open_operations, title};
 use crate::runway;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::member::state;
@@ -25,6 +25,8 @@ pub enum DcRole {
     FormerPrimary,
     /// Another datacenter began a later epoch, and this one does not know it yet.
     Outdated,
+    /// It was removed from the federation.
+    Removed,
     /// It has no record.
     Unjoined,
     /// It does not answer.
@@ -41,6 +43,7 @@ impl DcRole {
             Self::Standby => "standby",
             Self::FormerPrimary => "former primary",
             Self::Outdated => "outdated",
+            Self::Removed => "removed",
             Self::Unjoined => "not joined",
             Self::Unknown => "unknown",
         }
@@ -51,6 +54,9 @@ impl DcRole {
 #[must_use]
 pub fn role(inventory: &Inventory, dc: &DcName) -> DcRole {
     let Some(view) = inventory.view(dc) else { return DcRole::Unknown };
+    if inventory.is_removed(dc) {
+        return DcRole::Removed;
+    }
     let (Some(record), Some(newest)) = (view.record(), inventory.newest()) else {
         return DcRole::Unjoined;
     };
@@ -171,10 +177,7 @@ fn conflicts(inventory: &Inventory, list: &mut Vec<Problem>) {
 fn operations(inventory: &Inventory, list: &mut Vec<Problem>) {
     for open in open_operations(inventory) {
         let operation = &open.operation;
-        let text = format!(
-            "{} {} to {} by {} is open",
-            operation.kind, operation.id, operation.to, operation.by
-        );
+        let text = format!("{} by {} is open", title(operation), operation.by);
         let (text, next) = match open.direction {
             Direction::Either => (text, "federator resume, or federator abort"),
             Direction::Forward => (format!("{text} and committed"), "federator resume"),
@@ -197,9 +200,15 @@ fn of_datacenter(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut V
     }
     let role = role(inventory, dc);
     match role {
+        DcRole::Removed => return removed(dc, view, list),
         DcRole::Unjoined => {
             let text = format!("{dc} has no federation record");
-            return list.push(problem(Severity::Warning, text, "federator setup"));
+            let next = if inventory.newest().is_some() {
+                format!("federator add-dc {dc}, or take it out of the settings")
+            } else {
+                "federator setup".to_owned()
+            };
+            return list.push(problem(Severity::Warning, text, next));
         }
         DcRole::Outdated if away(view) => {
             let newest = inventory.newest();
@@ -275,6 +284,19 @@ fn primary(inventory: &Inventory, dc: &DcName, view: &DcView, list: &mut Vec<Pro
 
 fn scope<'i>(inventory: &'i Inventory, dc: &DcName) -> &'i str {
     inventory.sites.get(dc).map_or("", |s| s.scope.as_str())
+}
+
+/// A datacenter that was removed and stands in the settings still.
+fn removed(dc: &DcName, view: &DcView, list: &mut Vec<Problem>) {
+    let knows = view.record().is_some_and(|record| !record.is_member());
+    if knows {
+        let text = format!("{dc} was removed from the federation");
+        let next = format!("take it out of the settings; to take it back: federator add-dc {dc}");
+        list.push(problem(Severity::Notice, text, next));
+    } else {
+        let text = format!("{dc} was removed from the federation and does not know it");
+        list.push(problem(Severity::Warning, text, format!("federator remove-dc {dc}")));
+    }
 }
 
 /// A standby datacenter that was out of reach when the primary one changed.

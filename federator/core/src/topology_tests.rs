@@ -60,7 +60,7 @@ fn each_problem_says_what_to_type() {
         ("dc1 was left behind: dc2 is primary now", "federator rejoin dc1", |i| {
             *record_mut(i, "dc2") = record("dc2", 2, "dc2");
         }),
-        ("dc2 has no federation record", "federator setup", |i| view(i, "dc2").record = None),
+        ("dc2 has no federation record", "federator add-dc dc2", |i| view(i, "dc2").record = None),
         ("slot dc2 missing on dc1-pg1", "wait for its agent", |i| {
             node_mut(i, "dc1").slots.clear();
         }),

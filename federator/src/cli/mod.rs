@@ -15,10 +15,12 @@ mod approve;
 mod consent;
 mod fence;
 mod history;
+mod membership;
 mod operation;
 mod promote;
 mod rejoin;
 mod resume;
+mod rotate;
 mod setup;
 mod status;
 mod switchover;
@@ -83,6 +85,9 @@ pub struct Common {
     /// The longest wait of one step; a new standby gets 10 minutes unless this says otherwise
     #[arg(long, value_name = "DURATION", global = true, value_parser = duration)]
     timeout: Option<Duration>,
+    /// The rate of a base backup from another datacenter, a second: 20MB
+    #[arg(long, value_name = "BYTES", global = true, value_parser = rate)]
+    max_rate: Option<u64>,
     /// The federation's name, in place of typing it when a promotion can lose data
     #[arg(long, value_name = "FEDERATION", global = true)]
     confirm: Option<String>,
@@ -149,6 +154,21 @@ enum Command {
         /// The former primary
         dc: String,
     },
+    /// One more datacenter joins, or one that was removed comes back
+    AddDc {
+        /// The new datacenter, as the settings name it
+        dc: String,
+    },
+    /// A standby datacenter leaves the federation and stays read-only
+    RemoveDc {
+        /// The datacenter
+        dc: String,
+        /// Make it a cluster of its own afterwards, that accepts writes
+        #[arg(long)]
+        standalone: bool,
+    },
+    /// Move replication to another role, with a new password, without dropping a link
+    RotateCredentials,
     /// Stop writes in the primary datacenter
     Fence {
         /// The primary datacenter
@@ -172,6 +192,10 @@ enum Command {
         /// The datacenter
         dc: String,
     },
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    crate::seed::rate(text)
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -265,6 +289,11 @@ async fn run(cli: Cli) -> Exit {
         }
         Command::Approve { hash } => approve::run(&session, &hash).await,
         Command::Rejoin { dc } => rejoin::run(&session, &DcName::new(dc)).await,
+        Command::AddDc { dc } => membership::add(&session, &DcName::new(dc)).await,
+        Command::RemoveDc { dc, standalone } => {
+            membership::remove(&session, &DcName::new(dc), standalone).await
+        }
+        Command::RotateCredentials => rotate::run(&session).await,
         Command::Fence { dc, lift } => fence::run(&session, &DcName::new(dc), lift).await,
         Command::Resume => resume::resume(&session).await,
         Command::Abort => resume::abort(&session).await,

@@ -94,6 +94,7 @@ pub(crate) async fn execute(
     // Of a step that goes part by part, the parts that are done are not done again.
     let journal = resumed.iter().flat_map(|operation| &operation.journal);
     context.journal = journal.filter(|line| !line.parts.is_empty()).cloned().collect();
+    context.max_rate = session.common.max_rate;
     let ending = Box::pin(execute::run(&mut context, phase)).await;
     let took = started.elapsed().as_millis();
     match ending {
@@ -161,6 +162,10 @@ fn success(
         }
         OperationKind::Rejoin => format!("{to} is a standby again"),
         OperationKind::Fence => format!("{to} is fenced"),
+        OperationKind::Remove => {
+            let from = from.map_or("the datacenter", |dc| dc.as_str());
+            format!("{from} is no member of the federation any more")
+        }
     }
 }
 

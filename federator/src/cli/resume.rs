@@ -10,7 +10,7 @@ use crate::render::{self, Progress};
 use federator_core::change::ChangeError;
 use federator_core::inventory::Inventory;
 use federator_core::planner;
-use federator_core::resume::{Direction, OpenOperation, open_operations};
+use federator_core::resume::{Direction, OpenOperation, open_operations, title};
 use node_agent_wire::federation::Phase;
 
 async fn find(session: &Session) -> Result<(Inventory, OpenOperation), Exit> {
@@ -24,10 +24,7 @@ async fn find(session: &Session) -> Result<(Inventory, OpenOperation), Exit> {
         return Err(Exit::Done);
     };
     let operation = &open.operation;
-    println!(
-        "{} {} to {}, started by {}",
-        operation.kind, operation.id, operation.to, operation.by
-    );
+    println!("{}, started by {}", title(operation), operation.by);
     if open.direction == Direction::Unknown {
         eprintln!("error: the record that counts is in {}, which does not answer", operation.to);
         eprintln!("hint: try again when it answers; nothing was changed");

@@ -13,12 +13,13 @@ use crate::signing::SigningKey;
 use crate::sql::{Session, SqlError};
 use federator_core::change::{self, ChangeError};
 use federator_core::conditions::NoEvidence;
+use federator_core::configuration::Seed;
 use federator_core::evidence::{EvidenceError, FencingEvidence};
 use federator_core::inventory::{Inventory, NodeView};
 use federator_core::links;
 use federator_core::plan::{Plan, StepKind};
 use node_agent_wire::federation::{FederationRecord, JournalEntry, OperationKind};
-use node_agent_wire::{DcName, MemberName, TimelineId};
+use node_agent_wire::{DcName, MemberName, SlotName, TimelineId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -146,6 +147,8 @@ pub struct Context<'f> {
     pub limit: Duration,
     /// The longest wait for a new standby to stream.
     pub clone_limit: Duration,
+    /// The rate of base backups over the link, bytes a second, where it was given by hand.
+    pub max_rate: Option<u64>,
     /// The journal lines of this run.
     pub journal: Vec<JournalEntry>,
     /// Whether the records hold the operation, so that the journal can be written.
@@ -186,6 +189,7 @@ impl<'f> Context<'f> {
             progress,
             limit: limits.0,
             clone_limit: limits.1,
+            max_rate: None,
             journal: Vec::new(),
             taken: false,
             resumed: false,
@@ -214,6 +218,23 @@ impl<'f> Context<'f> {
         let lost = self.plan.from.iter().filter(|_| self.plan.kind == OperationKind::Promotion);
         gone.extend(lost.cloned());
         links::planned(&self.inventory, dc, primary, &gone).clone()
+    }
+
+    /// The slots that `dc` keeps: one for every other member, and for those that join now.
+    pub fn slots_on(&self, dc: &DcName) -> BTreeSet<SlotName> {
+        let new = self.plan.new_standbys();
+        let belongs = |other: &DcName| {
+            *other == self.plan.primary || new.contains(other) || self.inventory.is_member(other)
+        };
+        let others = self.inventory.sites.keys().filter(|other| *other != dc && belongs(other));
+        others.map(|other| self.federation.slot(other)).collect()
+    }
+
+    /// How `dc` is filled.
+    pub fn seed(&self, dc: &DcName) -> Seed {
+        let entry = self.federation.settings.datacenters.get(dc);
+        let seed = entry.map(|entry| entry.seed.clone()).unwrap_or_default();
+        Seed { max_rate: self.max_rate.or(seed.max_rate), ..seed }
     }
 
     /// Whether the step lies inside the write pause, where nothing is written for the journal.
@@ -262,6 +283,9 @@ impl<'f> Context<'f> {
             | StepKind::Demoted
             | StepKind::Standby
             | StepKind::Isolate
+            | StepKind::Detach
+            | StepKind::Forget
+            | StepKind::DropSlots
             | StepKind::Close => {}
         }
         Ok(())

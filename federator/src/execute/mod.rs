@@ -16,6 +16,7 @@ mod grants;
 mod link;
 mod promote;
 mod record;
+mod remove;
 mod repoint;
 mod sequences;
 mod slots;
@@ -25,7 +26,7 @@ mod take;
 mod verify;
 
 pub use abort::{AbortError, Aborted, abort, clear_leftover};
-pub use context::{Context, StepError};
+pub use context::{Context, POLL, StepError, Wait};
 pub use fence::{await_acknowledgement, trigger};
 
 use crate::crash::{self, Boundary};
@@ -159,6 +160,9 @@ async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepEr
         StepKind::Promote => promote::run(context).await,
         StepKind::Sequences => sequences::run(context).await,
         StepKind::Repoint => repoint::run(context).await,
+        StepKind::Detach => remove::detach(context).await,
+        StepKind::Forget => remove::forget(context).await,
+        StepKind::DropSlots => remove::drop_slots(context).await,
         StepKind::Demoted => standby::demoted(context).await,
         StepKind::Standby => standby::run(context).await,
         StepKind::Stream => stream::run(context).await,

@@ -9,14 +9,18 @@ use federator_core::resume::{Direction, open_operations};
 /// Creates what is missing, and describes the members as they are now in what is there.
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let newest = context.inventory.newest().cloned();
-    let entries = context.inventory.entries(newest.as_ref());
+    let mut entries = context.inventory.entries(newest.as_ref());
+    let new = context.plan.new_standbys();
+    entries.retain(|dc, _| {
+        *dc == context.plan.primary || new.contains(dc) || context.inventory.is_member(dc)
+    });
     let mut policies = context.federation.settings.policies.clone();
     if policies.grants.is_none() {
         // As long as a datacenter may need its grants, they go on.
         policies.grants = newest.as_ref().and_then(|record| record.policies.grants.clone());
     }
     let (mut created, mut kept) = (0_u32, 0_u32);
-    for dc in context.federation.dcs.keys() {
+    for dc in entries.keys() {
         let dcs = context.federation.dcs(dc)?;
         if read_record(dcs).await?.is_none() {
             let mut record = change::first_record(
@@ -34,6 +38,12 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
                 created += 1;
                 continue;
             }
+        }
+        if let Some(newest) = newest.as_ref().filter(|_| new.contains(dc)) {
+            // One that was removed may have missed an epoch.
+            let by = &context.plan.by;
+            update_record(dcs, |record| change::supersede(record, newest, None, by, now_us()))
+                .await?;
         }
         update_record(dcs, |record| {
             change::describe(record, Some(&context.plan.id), &entries, &policies)

@@ -2,14 +2,14 @@
 //! which lifts the fence. One that does not answer is left behind and needs a rejoin.
 
 use super::context::{Context, POLL, StepError, Wait};
-use crate::federation::Federation;
 use crate::records::{UpdateError, need_record, update_config, update_config_under, update_record};
 use federator_core::change;
 use federator_core::conditions::to_repoint;
-use federator_core::configuration::{as_standby_of, with_slots};
+use federator_core::configuration::{as_standby_of, with_seed, with_slots};
 use federator_core::links::in_order;
-use node_agent_wire::DcName;
 use node_agent_wire::federation::FederationRecord;
+use node_agent_wire::member::Member;
+use node_agent_wire::{DcName, SlotName};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
@@ -60,43 +60,77 @@ async fn one(
     source: &DcName,
     winner: &FederationRecord,
 ) -> Result<(), UpdateError> {
-    let hosts = context.federation.cluster(source).await?.postgres_addresses();
-    configure_under(context, dc, &hosts, winner).await?;
+    let source = Source::of(context, source, &winner.primary).await?;
+    configure_under(context, dc, &source, winner).await?;
     let dcs = context.federation.dcs(dc)?;
     update_record(dcs, |record| change::follow(record, winner, &context.plan.id)).await?;
     Ok(())
 }
 
-/// Makes `dc` a standby cluster of `hosts`, its source's, for as long as its record may follow the
+/// The servers of a datacenter that another one is to follow.
+pub(super) struct Source {
+    hosts: Vec<(String, u16)>,
+    cascade: bool,
+}
+
+impl Source {
+    /// All nodes of the primary datacenter: PostgreSQL finds the primary among them. Of a standby
+    /// datacenter the leader alone; the agents follow its failovers.
+    pub(super) async fn of(
+        context: &Context<'_>,
+        dc: &DcName,
+        primary: &DcName,
+    ) -> Result<Self, UpdateError> {
+        let cluster = context.federation.cluster(dc).await?;
+        let cascade = dc != primary;
+        let hosts = match cascade {
+            true => cluster.leader().and_then(Member::postgres_address).into_iter().collect(),
+            false => cluster.postgres_addresses(),
+        };
+        Ok(Self { hosts, cascade })
+    }
+
+    /// Whether there is anybody to follow.
+    pub(super) fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    fn named_in(&self, config: &Map<String, Value>, slot: &SlotName) -> Map<String, Value> {
+        as_standby_of(config, &self.hosts, slot, self.cascade)
+    }
+}
+
+/// Makes `dc` a standby cluster of its source, for as long as its record may follow the
 /// winner's: a datacenter that has become primary since must not be made a standby.
 pub(super) async fn configure_under(
     context: &Context<'_>,
     dc: &DcName,
-    hosts: &[(String, u16)],
+    source: &Source,
     winner: &FederationRecord,
 ) -> Result<(), UpdateError> {
-    let federation = context.federation;
-    let (slot, slots, id) = (federation.slot(dc), federation.slots_on(dc), &context.plan.id);
+    let (federation, seed) = (context.federation, context.seed(dc));
+    let (slot, slots, id) = (federation.slot(dc), context.slots_on(dc), &context.plan.id);
     update_config_under(
         federation.dcs(dc)?,
         |record| change::follow(record, winner, id).map(|_| ()),
-        |config| with_slots(&as_standby_of(config, hosts, &slot), &slots),
+        |config| with_seed(&with_slots(&source.named_in(config, &slot), &slots), &seed),
     )
     .await
 }
 
-/// Makes `dc` a standby cluster of `hosts`, with slots for the other datacenters; `base` is what it
-/// begins with when it has no configuration yet.
+/// Makes `dc` a standby cluster of its source, with slots for the other datacenters; `base` is what
+/// it begins with when it has no configuration yet.
 pub(super) async fn configure(
-    federation: &Federation,
+    context: &Context<'_>,
     dc: &DcName,
-    hosts: &[(String, u16)],
+    source: &Source,
     base: Option<&Map<String, Value>>,
 ) -> Result<(), UpdateError> {
-    let (slot, slots) = (federation.slot(dc), federation.slots_on(dc));
+    let (federation, seed) = (context.federation, context.seed(dc));
+    let (slot, slots) = (federation.slot(dc), context.slots_on(dc));
     update_config(federation.dcs(dc)?, |config| {
         let before = config.or(base).cloned().unwrap_or_default();
-        with_slots(&as_standby_of(&before, hosts, &slot), &slots)
+        with_seed(&with_slots(&source.named_in(&before, &slot), &slots), &seed)
     })
     .await
 }

@@ -6,23 +6,27 @@ use crate::link::LinkError;
 use crate::records::update_config;
 use federator_core::configuration::with_slots;
 use node_agent_wire::DcName;
+use node_agent_wire::federation::OperationKind;
 use node_agent_wire::member::state;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How long a checkpoint may take. A slow one only makes the write pause longer.
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Slots of the other datacenters on the primary one, and on each other one that is to be followed
-/// and runs already. A new one gets them with its configuration.
+/// Slots of the other datacenters on the primary one, and on each other one that may be followed:
+/// by a new member, or by anybody after a promotion. A new one gets them with its configuration.
 pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> {
     let primary = context.plan.primary.clone();
     let new = context.plan.new_standbys();
-    let sources = new.iter().map(|dc| context.source_of(dc, &primary));
-    let mut list: Vec<DcName> = sources.filter(|dc| !new.contains(dc) && *dc != primary).collect();
-    list.insert(0, primary);
-    list.dedup();
+    let mut list: BTreeSet<DcName> =
+        new.iter().map(|dc| context.source_of(dc, &primary)).chain([primary.clone()]).collect();
+    if context.plan.kind == OperationKind::Setup {
+        let members = context.inventory.sites.keys();
+        list.extend(members.filter(|dc| context.inventory.is_member(dc)).cloned());
+    }
     let mut notes = Vec::new();
-    for dc in &list {
+    for dc in list.difference(&new) {
         notes.push(ensure(context, dc).await?);
     }
     Ok(notes.join("; "))
@@ -30,7 +34,7 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
 
 /// Puts the slots into the configuration of `dc` and waits until every node has them.
 async fn ensure(context: &Context<'_>, dc: &DcName) -> Result<String, StepError> {
-    let slots = context.federation.slots_on(dc);
+    let slots = context.slots_on(dc);
     let dcs = context.federation.dcs(dc)?;
     update_config(dcs, |config| with_slots(&config.cloned().unwrap_or_default(), &slots)).await?;
     let nodes = await_slots(context, dc).await?;
@@ -41,7 +45,7 @@ async fn ensure(context: &Context<'_>, dc: &DcName) -> Result<String, StepError>
 /// Waits until every running node of `dc` that may become leader has the slots of all other
 /// datacenters; returns how many have.
 pub(super) async fn await_slots(context: &Context<'_>, dc: &DcName) -> Result<usize, StepError> {
-    let slots = context.federation.slots_on(dc);
+    let slots = context.slots_on(dc);
     let wait = Wait::new(context.limit);
     loop {
         let cluster = context.federation.cluster(dc).await?;

@@ -2,7 +2,7 @@
 //! configuration, a returned one as soon as none of its nodes accepts writes.
 
 use super::context::{Context, POLL, StepError, Wait};
-use super::repoint::{configure, configure_under};
+use super::repoint::{Source, configure, configure_under};
 use super::stream::until_streaming;
 use crate::records::{need_record, read_config, update_record};
 use federator_core::change;
@@ -18,9 +18,9 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     if context.plan.kind != OperationKind::Setup {
         let (to, id) = (context.plan.to.clone(), context.plan.id.clone());
         let source = context.source_of(&to, &primary);
-        let hosts = hosts_of(context, &source).await?;
+        let servers = servers_of(context, &source).await?;
         let winner = need_record(federation.dcs(&primary)?).await?;
-        configure_under(context, &to, &hosts, &winner).await?;
+        configure_under(context, &to, &servers, &winner).await?;
         update_record(federation.dcs(&to)?, |record| change::follow(record, &winner, &id)).await?;
         return Ok(format!("{to} is configured to follow {source}, its fence is lifted"));
     }
@@ -37,19 +37,23 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
             // There is nothing to copy before.
             until_streaming(context, &source).await?;
         }
-        let hosts = hosts_of(context, &source).await?;
-        configure(federation, &dc, &hosts, Some(&base)).await?;
+        let servers = servers_of(context, &source).await?;
+        configure(context, &dc, &servers, Some(&base)).await?;
+        // One that was removed comes back: its configuration is a standby's again.
+        let winner = need_record(federation.dcs(&primary)?).await?;
+        let id = &context.plan.id;
+        update_record(federation.dcs(&dc)?, |record| change::follow(record, &winner, id)).await?;
         notes.push(format!("{dc} is configured to follow {source}"));
     }
     Ok(notes.join("; "))
 }
 
-async fn hosts_of(context: &Context<'_>, dc: &DcName) -> Result<Vec<(String, u16)>, StepError> {
-    let hosts = context.federation.cluster(dc).await?.postgres_addresses();
-    if hosts.is_empty() {
+async fn servers_of(context: &Context<'_>, dc: &DcName) -> Result<Source, StepError> {
+    let source = Source::of(context, dc, &context.plan.primary).await?;
+    if source.is_empty() {
         return Err(StepError::Missing(format!("no node of {dc} publishes an address")));
     }
-    Ok(hosts)
+    Ok(source)
 }
 
 /// Waits until no node of the returned datacenter accepts writes, by its acknowledgement or by the

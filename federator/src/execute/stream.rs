@@ -6,14 +6,20 @@ use super::link::reads_from;
 use crate::records::update_record;
 use federator_core::change;
 use federator_core::conditions::node_streams;
+use federator_core::inventory::NodeView;
 use federator_core::links;
-use node_agent_wire::DcName;
+use federator_core::seeding::Copy;
 use node_agent_wire::member::state;
+use node_agent_wire::{DcName, MemberName};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
+/// What is said of a base backup.
+const COPYING: &str = "copying";
+/// When the progress of a base backup is printed again.
+const REMIND_COPY: Duration = Duration::from_secs(5);
 /// When the same line is printed again.
 const REMIND: Duration = Duration::from_secs(20);
 
@@ -38,8 +44,9 @@ pub(super) async fn until_streaming(
     let source = context.source_of(dc, &context.plan.primary);
     let what = format!("{dc} to stream from {source}");
     let mut printed: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut copies = Copies { began: Instant::now(), of: BTreeMap::new() };
     loop {
-        let (ready, mut line) = look(context, dc).await;
+        let (ready, mut line) = look(context, dc, &mut copies).await;
         if ready {
             match reads_from(context, dc, &source).await {
                 Ok(()) => return Ok(format!("{dc} streams from {source}: {line}")),
@@ -49,7 +56,8 @@ pub(super) async fn until_streaming(
         // The position changes all the time, and some states come and go: each is printed once in
         // a while.
         let states: String = line.chars().filter(|c| !c.is_ascii_hexdigit()).collect();
-        if printed.get(&states).is_none_or(|at| at.elapsed() > REMIND) {
+        let again = if line.contains(COPYING) { REMIND_COPY } else { REMIND };
+        if printed.get(&states).is_none_or(|at| at.elapsed() > again) {
             context.progress.say(&format!("{dc}: {line}"));
             printed.insert(states, Instant::now());
         }
@@ -57,8 +65,23 @@ pub(super) async fn until_streaming(
     }
 }
 
+/// How far the base backups are that were seen.
+struct Copies {
+    began: Instant,
+    of: BTreeMap<MemberName, Copy>,
+}
+
+impl Copies {
+    fn saw(&mut self, name: &MemberName, node: &NodeView) -> String {
+        let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let copy = self.of.entry(name.clone()).or_default();
+        let words = copy.saw(at, node.copy_done_bytes, node.copy_total_bytes);
+        format!("{name} {COPYING} {words}")
+    }
+}
+
 /// Whether the datacenter streams with all its nodes, and a line about each node.
-async fn look(context: &Context<'_>, dc: &DcName) -> (bool, String) {
+async fn look(context: &Context<'_>, dc: &DcName, copies: &mut Copies) -> (bool, String) {
     let cluster = match context.federation.cluster(dc).await {
         Ok(cluster) => cluster,
         Err(error) => return (false, error.to_string()),
@@ -68,6 +91,10 @@ async fn look(context: &Context<'_>, dc: &DcName) -> (bool, String) {
     let mut words = Vec::new();
     for (name, member) in &cluster.members {
         match nodes.get(name) {
+            Some(Ok(node)) if node.copy_total_bytes > 0 => {
+                ready = false;
+                words.push(copies.saw(name, node));
+            }
             Some(Ok(node)) => {
                 let streams = node_streams(node);
                 let runs = node.state == state::RUNNING && !node.writable;

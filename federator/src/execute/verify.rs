@@ -6,6 +6,7 @@ use super::link::await_link;
 use super::slots::await_slots;
 use crate::records::update_record;
 use federator_core::change;
+use federator_core::links::in_order;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::OperationKind;
 
@@ -18,6 +19,8 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
         list.extend(context.plan.from.clone());
     }
     list.retain(|dc| !context.left_behind.contains(dc));
+    // Who is followed comes before who follows it.
+    let list = in_order(&list, |dc| context.source_of(dc, &to));
     let mut notes = vec!["probe write committed".to_owned()];
     for dc in &list {
         let source = context.source_of(dc, &to);

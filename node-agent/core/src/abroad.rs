@@ -21,6 +21,8 @@ const POSTGRES_PORT: u16 = 5432;
 pub struct Abroad {
     /// Where PostgreSQL of its members listens, the leader first.
     pub hosts: Vec<(String, u16)>,
+    /// Where that of its leader listens.
+    pub leader: Option<(String, u16)>,
     /// How far its slots are, by its own `/status`.
     pub slots: BTreeMap<SlotName, Lsn>,
     /// Its leader's position.
@@ -61,7 +63,8 @@ pub(crate) fn tend(observed: &Observed, cluster: &Cluster, blocked: &WriteBlocke
     let abroad = observed.abroad.get(source)?;
     if let Some(hosts) = stale_hosts(observed, cluster, record, (source, abroad)) {
         let slot = record.members.get(&record.dc)?.slot.clone();
-        return Some(Tend::FollowDatacenter { hosts, slot, under: keyed.revision });
+        let cascade = *source != record.primary;
+        return Some(Tend::FollowDatacenter { hosts, slot, cascade, under: keyed.revision });
     }
     let streams = !record.streamed && streams_from(observed, record, source, abroad);
     streams.then(|| {
@@ -83,11 +86,14 @@ fn source<'o>(observed: &'o Observed, record: &'o FederationRecord) -> Option<&'
     let wish = record.source_of(&record.dc, |_| true);
     // Silence is no reason to leave the source that the settings name.
     let known = answer(wish)?;
-    if agrees(known) && (*wish == record.primary || known.streamed) {
-        return Some(wish);
-    }
     let primary = &record.primary;
-    (wish != primary && answer(primary).is_some_and(agrees)).then_some(primary)
+    if agrees(known) {
+        // A standby datacenter is followed once it streams itself; until then nothing changes.
+        return (wish == primary || known.streamed).then_some(wish);
+    }
+    // A former primary that waits for its rejoin may hold what is no part of the history.
+    let barred = known.fence.is_some() || !known.is_member();
+    (barred && wish != primary && answer(primary).is_some_and(agrees)).then_some(primary)
 }
 
 /// The hosts that `standby_cluster` should name, where it names those of another datacenter, or
@@ -102,7 +108,11 @@ fn stale_hosts(
     let standby = cluster.config.standby_cluster.as_ref()?;
     let configured: BTreeSet<(String, u16)> = standby.hosts().into_iter().collect();
     let live: BTreeSet<(String, u16)> = abroad.hosts.iter().cloned().collect();
-    if configured.is_empty() || live.is_empty() || live.is_subset(&configured) {
+    let cascade = *source != record.primary;
+    // In a cascade only the leader will do: PostgreSQL can't tell it from the others there.
+    let wanted = if cascade { abroad.leader.iter().cloned().collect() } else { live.clone() };
+    let right = wanted.is_subset(&configured) && (!cascade || configured.len() == 1);
+    if configured.is_empty() || wanted.is_empty() || (right && standby.cascade == cascade) {
         return None;
     }
     let elsewhere = record.members.keys().filter(|dc| *dc != source);
@@ -110,7 +120,18 @@ fn stale_hosts(
         elsewhere.flat_map(|dc| addresses(observed, record, dc)).collect();
     let ours = !configured.is_disjoint(&live);
     let theirs = configured.iter().all(|host| others.contains(host));
-    (ours || theirs).then(|| abroad.hosts.clone())
+    let hosts = abroad.hosts.iter().filter(|host| wanted.contains(host)).cloned();
+    (ours || theirs).then(|| hosts.collect())
+}
+
+/// Where a node of a datacenter at the end of a cascade rewinds to: the primary datacenter. `None`:
+/// it follows that one, or does not know its nodes.
+#[must_use]
+pub fn primary_of_cascade(observed: &Observed) -> Option<Vec<(String, u16)>> {
+    observed.config.standby_cluster.as_ref().filter(|standby| standby.cascade)?;
+    let record = observed.cluster.known()?.record.get()?;
+    let hosts = &observed.abroad.get(&record.primary)?.hosts;
+    (!hosts.is_empty()).then(|| hosts.clone())
 }
 
 /// Every address that a datacenter's nodes have or had.

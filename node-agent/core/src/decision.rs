@@ -140,6 +140,8 @@ pub enum Tend {
         hosts: Vec<(String, u16)>,
         /// This datacenter's slot there.
         slot: SlotName,
+        /// The source is a standby datacenter.
+        cascade: bool,
         /// The revision of the record.
         under: Revision,
     },

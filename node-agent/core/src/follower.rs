@@ -208,9 +208,10 @@ fn steady_why(upstream: &Upstream, running: &Running) -> String {
 pub fn name_of(upstream: &Upstream) -> String {
     match upstream {
         Upstream::Member { name, .. } => name.to_string(),
-        Upstream::Remote { hosts, .. } => {
+        Upstream::Remote { hosts, cascade, .. } => {
+            let kind = if *cascade { "standby" } else { "primary" };
             let hosts: Vec<String> = hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
-            format!("the primary datacenter ({})", hosts.join(", "))
+            format!("the {kind} datacenter ({})", hosts.join(", "))
         }
         Upstream::Archive { .. } => "the archive".to_owned(),
         Upstream::Nobody => "nobody".to_owned(),

@@ -275,6 +275,8 @@ pub enum Upstream {
         hosts: Vec<(String, u16)>,
         /// The slot there.
         slot: Option<SlotName>,
+        /// It is the leader of a standby cluster itself, hence read-only.
+        cascade: bool,
     },
     /// The archive only: WAL comes by `restore_command`.
     Archive {

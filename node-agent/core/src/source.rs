@@ -34,7 +34,8 @@ fn upstream(member: &Member) -> Option<Upstream> {
 pub fn of_standby_leader(cluster: &Cluster) -> Upstream {
     match &cluster.config.standby_cluster {
         Some(standby) if standby.host.is_some() => {
-            Upstream::Remote { hosts: standby.hosts(), slot: standby.primary_slot_name.clone() }
+            let (hosts, slot) = (standby.hosts(), standby.primary_slot_name.clone());
+            Upstream::Remote { hosts, slot, cascade: standby.cascade }
         }
         Some(standby) if standby.restore_command.is_some() => Upstream::Archive { of: None },
         Some(_) | None => Upstream::Nobody,

@@ -37,6 +37,7 @@ fn abroad(at: u8, epoch: u64, writable: bool) -> Abroad {
         "epoch": epoch, "at_us": 1, "timeline": 1});
     Abroad {
         hosts: vec![(format!("10.{at}.0.1"), 5432)],
+        leader: Some((format!("10.{at}.0.1"), 5432)),
         slots: [(SlotName::from_name("dc2"), Lsn(0x2F0_0000))].into(),
         position: Some(serde_json::from_value(position).expect("a position")),
     }
@@ -67,7 +68,8 @@ fn follow(observed: &mut Observed, host: &str) {
     observed.config = config.clone();
     healthy::dcs(observed).config = config;
     let hosts = vec![(host.to_owned(), 5432)];
-    let upstream = Upstream::Remote { hosts, slot: Some(SlotName::from_name("dc3")) };
+    let upstream =
+        Upstream::Remote { hosts, slot: Some(SlotName::from_name("dc3")), cascade: false };
     let receiver = Walreceiver {
         host: Some(host.to_owned()),
         port: Some(5432),
@@ -105,7 +107,7 @@ fn replaced(observed: &Observed) -> Option<FederationRecord> {
 
 fn pointed(observed: &Observed) -> Option<Vec<(String, u16)>> {
     decide(observed).tend.into_iter().find_map(|tend| {
-        let Tend::FollowDatacenter { hosts, slot, under } = tend else { return None };
+        let Tend::FollowDatacenter { hosts, slot, under, .. } = tend else { return None };
         assert_eq!((slot.as_str(), under), ("dc3", Revision(7)));
         Some(hosts)
     })
@@ -236,11 +238,28 @@ fn in_a_cascade_the_middle_is_followed_while_it_streams_itself() {
     let mut late = record("dc2", 1, "dc1");
     late.streamed = false;
     peer(&mut observed, late);
-    assert_eq!(pointed(&observed), None, "dc2 does not stream: dc1 is right");
+    assert_eq!(pointed(&observed), None, "dc2 does not stream yet");
     follow(&mut observed, "10.2.0.1");
+    assert_eq!(pointed(&observed), None, "it may in a moment");
+    let mut fenced = record("dc2", 1, "dc1");
+    fenced.fence = serde_json::from_value(json!({"epoch": 1, "reason": "x", "by": "x",
+        "at_us": 1}))
+    .ok();
+    assert!(fenced.fence.is_some());
+    peer(&mut observed, fenced);
     assert_eq!(pointed(&observed), Some(vec![("10.1.0.1".into(), 5432)]));
     observed.peers.insert("dc2".into(), Fact::Unknown { since: NOW, tried: true });
     assert_eq!(pointed(&observed), None, "silence is no reason");
+    // Its leader only, and the new one after a failover there.
+    peer(&mut observed, record("dc2", 1, "dc1"));
+    let dc2 = observed.abroad.get_mut(&DcName::from("dc2")).unwrap();
+    dc2.hosts.push(("10.2.0.2".into(), 5432));
+    dc2.leader = Some(("10.2.0.2".into(), 5432));
+    assert_eq!(pointed(&observed), Some(vec![("10.2.0.2".into(), 5432)]));
+    let cascading = decide(&observed).tend.into_iter();
+    let mut cascading =
+        cascading.filter(|t| matches!(t, Tend::FollowDatacenter { cascade: true, .. }));
+    assert!(cascading.next().is_some(), "the source is read-only");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::observe::Memory;
 use crate::postgres::Effective;
 use crate::postgres::method::{BootstrapPlan, CopyMethod, base_backup, copy_methods};
 use crate::publish;
+use node_agent_core::abroad;
 use node_agent_core::decision::{Act, Reinit};
 use node_agent_core::election::Winner;
 use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
@@ -214,6 +215,7 @@ impl Hands {
         // In a standby cluster everybody rewinds to the remote primary: a standby's own control
         // file may still be on the old timeline.
         let remote = observed.config.standby_cluster.as_ref().map(|s| s.hosts());
+        let remote = abroad::primary_of_cascade(observed).or(remote);
         let hosts = match (remote, source) {
             (Some(hosts), _) if !hosts.is_empty() => hosts,
             (_, Upstream::Member { host, port, .. }) => vec![(host.clone(), *port)],

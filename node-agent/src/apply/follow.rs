@@ -5,9 +5,12 @@ use crate::dcs::{Compare, Dcs, Write, cluster};
 use crate::observe::Memory;
 use crate::publish;
 use node_agent_core::observed::Observed;
-use node_agent_wire::dynamic::as_standby_of;
+use node_agent_wire::Revision;
 use node_agent_wire::keys::Leaf;
-use node_agent_wire::{Revision, SlotName};
+use serde_json::{Map, Value};
+
+/// The configuration, pointed at the source.
+pub(super) type Pointed<'c> = dyn Fn(&Map<String, Value>) -> Map<String, Value> + Sync + 'c;
 
 impl Hands {
     /// Writes `standby_cluster`, if neither the configuration nor the record has changed since the
@@ -16,12 +19,11 @@ impl Hands {
         &self,
         memory: &Memory,
         observed: &Observed,
-        hosts: &[(String, u16)],
-        slot: &SlotName,
+        next: &Pointed<'_>,
         under: Revision,
     ) {
         let Some(config) = cluster::config_object(&self.path, &memory.raw) else { return };
-        let next = as_standby_of(&config, hosts, slot);
+        let next = next(&config);
         let Ok(value) = serde_json::to_vec(&next) else { return };
         let key = self.path.key(Leaf::Config);
         let conditions = [
@@ -29,12 +31,11 @@ impl Hands {
             Compare::AtRevision(key.clone(), memory.raw.revision_of(&key)),
             publish::as_leader(&self.path, &observed.me.name),
         ];
-        let names: Vec<String> = hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
-        let names = names.join(", ");
+        let section = next.get("standby_cluster").map(ToString::to_string).unwrap_or_default();
         match self.dcs.write(&conditions, &[Write::put(key, value)], Self::deadline(observed)).await
         {
             Ok(Some(_)) => {
-                tracing::info!(hosts = names, "standby_cluster now names the source's nodes");
+                tracing::info!(section, "standby_cluster now names the source's nodes");
             }
             Ok(None) => {
                 tracing::info!("record or configuration changed meanwhile; looking again");

@@ -63,9 +63,9 @@ async fn history(
     const ASK_MAX: Duration = Duration::from_secs(2);
     let (host, port) = match upstream {
         Upstream::Member { host, port, .. } => (host.clone(), *port),
-        Upstream::Remote { hosts, .. } => {
+        Upstream::Remote { hosts, cascade, .. } => {
             let who = server.remote_identity(hosts, ASK_MAX).await.map_err(|e| e.to_string())?;
-            if who.in_recovery {
+            if who.in_recovery && !cascade {
                 return Err(format!("{}:{} is not a primary yet", who.host, who.port));
             }
             (who.host, who.port)

@@ -9,7 +9,7 @@ use crate::publish;
 use node_agent_core::decision::Tend;
 use node_agent_core::observed::{Cluster, JobKind, Observed};
 use node_agent_core::postgres::Postgres;
-use node_agent_wire::dynamic::SynchronousMode;
+use node_agent_wire::dynamic::{SynchronousMode, as_standby_of};
 use node_agent_wire::failsafe::VoteRequest;
 use node_agent_wire::keys::Leaf;
 use node_agent_wire::{MemberName, Revision};
@@ -33,8 +33,9 @@ impl Hands {
             Tend::ReplaceRecord { record, over } => {
                 self.replace_record(observed, &record, over).await;
             }
-            Tend::FollowDatacenter { hosts, slot, under } => {
-                self.follow_datacenter(memory, observed, &hosts, &slot, under).await;
+            Tend::FollowDatacenter { hosts, slot, cascade, under } => {
+                let next = |config: &_| as_standby_of(config, &hosts, &slot, cascade);
+                self.follow_datacenter(memory, observed, &next, under).await;
             }
             Tend::StartStandby(upstream) => {
                 let settings = self.settings(observed);

@@ -140,6 +140,7 @@ pub fn status(handle: &Handle, view: &View) -> NodeStatus {
     let running = view.running();
     let cluster = view.cluster();
     let record = record(view);
+    let copied = view.progress.read();
     let sync = cluster.map(|c| &c.sync.value);
     let standbys: Vec<&str> = sync
         .into_iter()
@@ -177,6 +178,9 @@ pub fn status(handle: &Handle, view: &View) -> NodeStatus {
         grants: grants::told(view),
         wal_free_bytes: handle.server.wal_free_bytes(),
         slot_wal_limit_bytes: running.and_then(|r| r.slot_wal_limit_bytes),
+        copy_done_bytes: copied.map_or(0, |p| p.done_bytes),
+        replication_user: handle.server.replication_user(),
+        copy_total_bytes: copied.map_or(0, |p| p.total_bytes),
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) fn primary_conninfo(upstream: &Upstream, receiver: &Receiver<'_>) -> 
     pairs.extend([("host", hosts.as_str()), ("port", &ports)]);
     pairs.extend(receiver.connection.iter().map(|(key, value)| (key.as_str(), value.as_str())));
     pairs.push(("application_name", receiver.name));
-    if matches!(upstream, Upstream::Remote { .. }) {
+    if matches!(upstream, Upstream::Remote { cascade: false, .. }) {
         pairs.push(("target_session_attrs", "read-write"));
     }
     let pairs = pairs.iter().map(|(key, value)| format!("{key}={}", conninfo_value(value)));
@@ -207,9 +207,20 @@ pub(super) fn upstream_conf(
 /// An upstream as the file keeps it.
 #[derive(Serialize, Deserialize)]
 enum Written {
-    Member { name: MemberName, host: String, port: u16 },
-    Remote { hosts: Vec<(String, u16)>, slot: Option<SlotName> },
-    Archive { of: Option<(MemberName, String, u16)> },
+    Member {
+        name: MemberName,
+        host: String,
+        port: u16,
+    },
+    Remote {
+        hosts: Vec<(String, u16)>,
+        slot: Option<SlotName>,
+        #[serde(default)]
+        cascade: bool,
+    },
+    Archive {
+        of: Option<(MemberName, String, u16)>,
+    },
     Nobody,
 }
 
@@ -217,7 +228,7 @@ impl From<&Upstream> for Written {
     fn from(upstream: &Upstream) -> Self {
         match upstream.clone() {
             Upstream::Member { name, host, port } => Self::Member { name, host, port },
-            Upstream::Remote { hosts, slot } => Self::Remote { hosts, slot },
+            Upstream::Remote { hosts, slot, cascade } => Self::Remote { hosts, slot, cascade },
             Upstream::Archive { of } => {
                 Self::Archive { of: of.map(|peer| (peer.name, peer.host, peer.port)) }
             }
@@ -231,7 +242,7 @@ pub(super) fn read_upstream(text: &str) -> Option<Upstream> {
     let mark = text.lines().find_map(|line| line.strip_prefix(UPSTREAM_MARK))?;
     Some(match serde_json::from_str(mark).ok()? {
         Written::Member { name, host, port } => Upstream::Member { name, host, port },
-        Written::Remote { hosts, slot } => Upstream::Remote { hosts, slot },
+        Written::Remote { hosts, slot, cascade } => Upstream::Remote { hosts, slot, cascade },
         Written::Archive { of } => {
             Upstream::Archive { of: of.map(|(name, host, port)| Peer { name, host, port }) }
         }

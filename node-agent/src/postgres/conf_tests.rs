@@ -18,7 +18,7 @@ fn member() -> Upstream {
 
 fn remote() -> Upstream {
     let hosts = vec![("a".to_owned(), 1), ("b".to_owned(), 2)];
-    Upstream::Remote { hosts, slot: SlotName::parse("dc2") }
+    Upstream::Remote { hosts, slot: SlotName::parse("dc2"), cascade: false }
 }
 
 #[test]

@@ -194,7 +194,7 @@ pub fn copy_methods(
 ) -> Result<Vec<CopyMethod>, Error> {
     let read = |name: String| {
         if name == BASEBACKUP {
-            return base_backup(local, dynamic);
+            return Ok(limited(base_backup(local, dynamic)?, dynamic, of));
         }
         let place = format!("postgresql.{name}");
         let empty = Map::new();
@@ -222,6 +222,19 @@ pub fn copy_methods(
 /// When an option can't be used.
 pub fn base_backup(local: &LocalConfig, dynamic: &Dynamic) -> Result<CopyMethod, Error> {
     basebackup_options(local.postgresql_setting(dynamic, BASEBACKUP)).map(CopyMethod::Basebackup)
+}
+
+/// With the rate limit of the link between datacenters, which goes before one for all copies.
+fn limited(method: CopyMethod, dynamic: &Dynamic, of: CopyOf) -> CopyMethod {
+    let rate = dynamic.standby_cluster.as_ref().and_then(|standby| standby.max_rate.as_ref());
+    match (method, of, rate) {
+        (CopyMethod::Basebackup(mut options), CopyOf::AnotherDatacenter, Some(rate)) => {
+            options.retain(|option| !option.starts_with("--max-rate="));
+            options.push(format!("--max-rate={rate}"));
+            CopyMethod::Basebackup(options)
+        }
+        (method, CopyOf::Member | CopyOf::AnotherDatacenter, _) => method,
+    }
 }
 
 /// Whether an empty directory can be filled while nobody can be copied.

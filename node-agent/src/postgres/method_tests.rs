@@ -142,3 +142,17 @@ fn a_bootstrap_that_can_not_be_used_is_named() {
         assert!(problem.contains(named), "{problem}");
     }
 }
+
+#[test]
+fn the_rate_of_the_link_is_for_copies_of_another_datacenter() {
+    let config = local(&json!({"basebackup": [{"max-rate": "100M"}, "verbose"]}), &json!({}));
+    let standby = json!({"standby_cluster": {"host": "a", "max_rate": "20480k"}});
+    let dynamic = Dynamic::read(standby.as_object().expect("object"));
+    for (of, expected) in [
+        (CopyOf::Member, ["--max-rate=100M", "--verbose"]),
+        (CopyOf::AnotherDatacenter, ["--verbose", "--max-rate=20480k"]),
+    ] {
+        let methods = copy_methods(&config, &dynamic, of).expect("methods");
+        assert_eq!(methods, [CopyMethod::Basebackup(words(&expected))], "{of:?}");
+    }
+}

@@ -211,6 +211,12 @@ impl Server {
         passfile::write(&self.places, &[]).await
     }
 
+    /// The user that new replication connections are made as; empty when none is configured.
+    #[must_use]
+    pub fn replication_user(&self) -> String {
+        self.places.replication().map(|user| user.username).unwrap_or_default()
+    }
+
     /// Where the guard listens; give it to [`GuardClient::connect`].
     #[must_use]
     pub fn guard_socket(&self) -> &Path {

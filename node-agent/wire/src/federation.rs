@@ -7,6 +7,7 @@
 use crate::approval::{Approval, SignedDocument};
 use crate::grant::GrantPolicy;
 use crate::ids::{DcName, Epoch, MemberName, OperationId, SlotName, SystemId};
+pub use crate::isolation::Isolation;
 use crate::lsn::{Lsn, TimelineId};
 pub use crate::retention::Retention;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,8 @@ pub enum OperationKind {
     Rejoin,
     /// An operator fences a datacenter.
     Fence,
+    /// A standby datacenter leaves the federation.
+    Remove,
 }
 
 impl std::fmt::Display for OperationKind {
@@ -110,6 +113,7 @@ impl std::fmt::Display for OperationKind {
             Self::Promotion => "promotion",
             Self::Rejoin => "rejoin",
             Self::Fence => "fence",
+            Self::Remove => "removal",
         })
     }
 }
@@ -342,17 +346,6 @@ pub struct NodeEntry {
     /// The agent's gRPC `host:port`; `None` for a Patroni member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grpc: Option<String>,
-}
-
-/// What an isolated primary does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Isolation {
-    /// Isolation never stops the primary; lease evidence can't be claimed.
-    #[default]
-    Manual,
-    /// The primary stops when it no longer holds a majority of the site grants.
-    Lease,
 }
 
 /// What the federation agreed on beforehand.

@@ -13,6 +13,7 @@ pub mod federation;
 pub mod grant;
 pub mod history;
 pub mod ids;
+pub mod isolation;
 pub mod keys;
 pub mod lsn;
 pub mod member;

@@ -83,7 +83,8 @@ pub fn commit(
         OperationKind::Setup
         | OperationKind::Switchover
         | OperationKind::Rejoin
-        | OperationKind::Fence => evidence.best().map(|_| ()).ok_or(EvidenceError::NoneRecorded),
+        | OperationKind::Fence
+        | OperationKind::Remove => evidence.best().map(|_| ()).ok_or(EvidenceError::NoneRecorded),
     };
     if let Err(why) = judged {
         return Err(ChangeError::NoEvidence { dc: record.dc.clone(), why });

@@ -15,7 +15,7 @@ pub use back::{AbortBegun, begin_abort, turn_back};
 pub use by_hand::{confirm, operator_fence, operator_lift};
 pub use commit::{add_evidence, commit, may_lead, seal, still_acknowledged};
 pub use isolate::{Round, isolate};
-pub use members::refresh;
+pub use members::{expel, expelled, forget, forgotten, refresh};
 
 use crate::evidence::EvidenceError;
 use node_agent_wire::federation::{
@@ -112,6 +112,20 @@ pub enum ChangeError {
         /// How many its policy asks for.
         needed: u32,
     },
+    /// The primary datacenter can't be removed.
+    #[error("{dc} is the primary datacenter by its own record: it can't be removed")]
+    StillPrimary {
+        /// Whose record.
+        dc: DcName,
+    },
+    /// A datacenter that was to be removed is a member.
+    #[error("{dc} is a member of the federation by the record of {holder}")]
+    StillMember {
+        /// Which.
+        dc: DcName,
+        /// Whose record says so.
+        holder: DcName,
+    },
     /// Only the primary datacenter can be fenced by hand, and followed.
     #[error("{dc} is not the primary datacenter: its record names {primary}")]
     NotPrimary {
@@ -130,7 +144,10 @@ pub type Change = Result<Option<FederationRecord>, ChangeError>;
 pub fn moves_primary(kind: OperationKind) -> bool {
     match kind {
         OperationKind::Switchover | OperationKind::Promotion => true,
-        OperationKind::Setup | OperationKind::Rejoin | OperationKind::Fence => false,
+        OperationKind::Setup
+        | OperationKind::Rejoin
+        | OperationKind::Fence
+        | OperationKind::Remove => false,
     }
 }
 

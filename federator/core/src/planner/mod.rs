@@ -3,6 +3,7 @@
 pub mod fence;
 pub mod promotion;
 pub mod rejoin;
+pub mod removal;
 pub mod setup;
 pub mod switchover;
 
@@ -131,7 +132,7 @@ pub(crate) fn records_agree(inventory: &Inventory) -> Result<String, Refusal> {
     let Some(newest) = inventory.newest() else {
         return Err(Refusal::Disagreement { detail: "there is none".into(), behind: None });
     };
-    for (dc, record) in inventory.records() {
+    for (dc, record) in inventory.records().filter(|(dc, _)| newest.members.contains_key(*dc)) {
         belongs(inventory, dc, record)?;
         if (record.epoch, &record.primary) != (newest.epoch, &newest.primary) {
             let detail = format!(
@@ -172,13 +173,14 @@ pub(crate) fn agent_answers(inventory: &Inventory, dc: &DcName) -> Result<String
 
 /// The standby datacenters beside `but`, as far as they answer and have a record.
 pub(crate) fn followers(inventory: &Inventory, but: &[&DcName]) -> BTreeSet<DcName> {
-    inventory.records().map(|(dc, _)| dc).filter(|dc| !but.contains(dc)).cloned().collect()
+    let members = inventory.records().map(|(dc, _)| dc).filter(|dc| inventory.is_member(dc));
+    members.filter(|dc| !but.contains(dc)).cloned().collect()
 }
 
 /// Says which other datacenters are not there to follow the change.
 pub(crate) fn warn_of_silent(list: &mut Checklist, inventory: &Inventory, but: &[&DcName]) {
     for dc in inventory.sites.keys().filter(|dc| !but.contains(dc)) {
-        if inventory.view(dc).is_none() {
+        if inventory.view(dc).is_none() && inventory.is_member(dc) {
             let note = "does not answer: its agents follow the change when it is back";
             list.warn(format!("{dc}"), note);
         }
@@ -200,10 +202,15 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
     let mut but = vec![&operation.to];
     but.extend(operation.from.as_ref());
     let followers = match operation.kind {
-        OperationKind::Setup => {
-            inventory.sites.keys().filter(|dc| **dc != primary).cloned().collect()
-        }
+        OperationKind::Setup => setup::joining(inventory, operation, &primary),
         OperationKind::Switchover | OperationKind::Promotion => followers(inventory, &but),
+        OperationKind::Remove => inventory
+            .newest()
+            .into_iter()
+            .flat_map(|newest| newest.members.keys())
+            .filter(|dc| !but.contains(dc))
+            .cloned()
+            .collect(),
         OperationKind::Rejoin | OperationKind::Fence => BTreeSet::new(),
     };
     let former = operation.from.clone().unwrap_or_else(|| primary.clone());
@@ -221,6 +228,7 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
             promotion::steps(&former, &operation.to, extent)
         }
         OperationKind::Rejoin | OperationKind::Fence => rejoin::steps(&operation.to, &primary),
+        OperationKind::Remove => removal::steps(&former),
     };
     Plan {
         id: operation.id.clone(),
@@ -229,7 +237,10 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
         to: operation.to.clone(),
         primary: match operation.kind {
             OperationKind::Switchover | OperationKind::Promotion => former,
-            OperationKind::Setup | OperationKind::Rejoin | OperationKind::Fence => primary,
+            OperationKind::Setup
+            | OperationKind::Rejoin
+            | OperationKind::Fence
+            | OperationKind::Remove => primary,
         },
         followers,
         next_epoch: operation.next_epoch,
@@ -259,3 +270,7 @@ pub(crate) fn step(kind: StepKind, words: [&str; 4], past_commit: bool) -> Step 
 #[cfg(test)]
 #[path = "planner_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod membership_tests;

@@ -9,28 +9,72 @@ use crate::grants;
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::plan::{Plan, Step, StepKind};
-use node_agent_wire::federation::{OperationKind, Policies};
+use node_agent_wire::federation::{Operation, OperationKind, Policies};
 use node_agent_wire::{DcName, SlotName};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Plans the setup with `primary`, or with the one datacenter that has a running primary.
 #[must_use]
 pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) -> Answer {
+    plan_for(inventory, primary, None, request)
+}
+
+/// Plans that one more datacenter joins, or one that was removed comes back.
+#[must_use]
+pub fn plan_one(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
+    let mut list = Checklist::default();
+    if !inventory.sites.contains_key(dc) {
+        list.refuse("datacenter", unknown_dc(inventory, dc));
+        return conclude(list, || None);
+    }
+    match inventory.newest().cloned() {
+        Some(newest) => plan_for(inventory, Some(&newest.primary), Some(dc), request),
+        None => {
+            list.refuse("records", Refusal::NoFederation);
+            conclude(list, || None)
+        }
+    }
+}
+
+/// The datacenters that a setup found open makes standbys.
+#[must_use]
+pub fn joining(inventory: &Inventory, operation: &Operation, primary: &DcName) -> BTreeSet<DcName> {
+    let sites = inventory.sites.keys().filter(|dc| *dc != primary);
+    let holds = |dc: &DcName| {
+        let held = inventory.view(dc).and_then(DcView::operation);
+        held.is_some_and(|held| held.id == operation.id)
+    };
+    let open = |dc: &DcName| !inventory.is_removed(dc) && !joined(inventory, dc);
+    sites.filter(|dc| **dc == operation.to || holds(dc) || open(dc)).cloned().collect()
+}
+
+fn plan_for(
+    inventory: &Inventory,
+    primary: Option<&DcName>,
+    only: Option<&DcName>,
+    request: &Request,
+) -> Answer {
     let mut list = Checklist::default();
     let primary = match choose(inventory, primary) {
         Ok(primary) => primary,
         Err(refusal) => {
-            reachability(&mut list, inventory);
+            reachability(&mut list, inventory, only);
             list.refuse("primary", refusal);
             return conclude(list, || None);
         }
     };
-    let standbys: BTreeSet<DcName> =
-        inventory.sites.keys().filter(|dc| **dc != primary).cloned().collect();
+    let others = inventory.sites.keys().filter(|dc| **dc != primary);
+    let (removed, others): (BTreeSet<&DcName>, BTreeSet<&DcName>) = others
+        .filter(|dc| only.is_none_or(|only| only == *dc))
+        .partition(|dc| only.is_none() && inventory.is_removed(dc));
+    for dc in removed {
+        list.warn(format!("{dc}"), format!("was removed; to take it back: federator add-dc {dc}"));
+    }
+    let standbys: BTreeSet<DcName> = others.into_iter().cloned().collect();
     if standbys.is_empty() {
         list.refuse("datacenters", Refusal::Alone(primary.clone()));
     }
-    reachability(&mut list, inventory);
+    reachability(&mut list, inventory, only);
     list.check("operation", no_operation(inventory));
     records(&mut list, inventory, &primary);
     list.check(&format!("{primary} leader"), leader_runs(inventory, &primary));
@@ -43,6 +87,7 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
         rewindable(&mut list, &primary, source);
         for dc in &standbys {
             if let Some(standby) = inventory.view(dc) {
+                on_its_own(&mut list, dc, standby);
                 compatible(&mut list, (&primary, source), (dc, standby));
             }
         }
@@ -91,6 +136,14 @@ pub fn plan(inventory: &Inventory, primary: Option<&DcName>, request: &Request) 
     })
 }
 
+/// A cluster that writes and is no member would lose what it wrote.
+fn on_its_own(list: &mut Checklist, dc: &DcName, view: &DcView) {
+    let outside = view.record().is_none_or(|record| !record.is_member());
+    if outside && view.leader_writes() && view.dynamic().standby_cluster.is_none() {
+        list.refuse(format!("{dc} data"), Refusal::WritesOnItsOwn { dc: dc.clone() });
+    }
+}
+
 fn joined(inventory: &Inventory, dc: &DcName) -> bool {
     inventory.view(dc).is_some_and(|view| {
         let streamed = view.record().is_some_and(|r| r.streamed && r.members.contains_key(dc));
@@ -121,8 +174,16 @@ fn choose(inventory: &Inventory, asked: Option<&DcName>) -> Result<DcName, Refus
     }
 }
 
-fn reachability(list: &mut Checklist, inventory: &Inventory) {
-    for dc in inventory.sites.keys() {
+/// Every datacenter answers: each has to know of each other one. For one that joins, those that
+/// are no members do not matter.
+fn reachability(list: &mut Checklist, inventory: &Inventory, only: Option<&DcName>) {
+    for dc in inventory.newest().into_iter().flat_map(|newest| newest.members.keys()) {
+        if !inventory.sites.contains_key(dc) {
+            list.refuse("settings", Refusal::NotInSettings { dc: dc.clone() });
+        }
+    }
+    let needed = |dc: &&DcName| only.is_none_or(|only| *dc == only || inventory.is_member(dc));
+    for dc in inventory.sites.keys().filter(needed) {
         list.check(&format!("{dc} etcd"), reachable(inventory, dc).map(|_| "answers".into()));
     }
 }
@@ -269,6 +330,16 @@ fn compatible(
         }
     }
     let (Some(a), Some(b)) = (source.sql(), standby.sql()) else { return };
+    if !b.collation_version.is_empty() && a.collation_version != b.collation_version {
+        list.warn(
+            format!("{dc} collation"),
+            format!(
+                "version {} of the operating system's collation, {primary} has {}: after a change \
+                 of primary indexes on text may be wrong until they are rebuilt",
+                b.collation_version, a.collation_version
+            ),
+        );
+    }
     for (setting, needed) in &a.capacity {
         if let Some(found) = b.capacity.get(setting).filter(|found| *found < needed) {
             list.refuse(
@@ -325,7 +396,7 @@ pub fn steps(primary: &DcName, standbys: &BTreeSet<DcName>) -> Vec<Step> {
             StepKind::Standby,
             [
                 &format!("the slots are on {primary}"),
-                &format!("configures {names} as standby cluster of {primary}"),
+                &format!("configures {names} as standby cluster of the one that it follows"),
                 "",
                 "their agents clone and stream",
             ],
@@ -337,7 +408,7 @@ pub fn steps(primary: &DcName, standbys: &BTreeSet<DcName>) -> Vec<Step> {
                 &format!("{names} configured"),
                 "waits until they stream and all their nodes run",
                 "",
-                &format!("{names} streams from {primary}"),
+                &format!("{names} streams"),
             ],
             false,
         ),

@@ -126,7 +126,7 @@ pub fn member_upstream(name: &str) -> Upstream {
 
 /// The primary datacenter as an upstream: what `standby_cluster: {"host":"10.9.0.1"}` gives.
 pub fn remote_upstream() -> Upstream {
-    Upstream::Remote { hosts: vec![("10.9.0.1".into(), 5432)], slot: None }
+    Upstream::Remote { hosts: vec![("10.9.0.1".into(), 5432)], slot: None, cascade: false }
 }
 
 fn primary() -> Running {

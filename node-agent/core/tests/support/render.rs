@@ -66,9 +66,10 @@ fn tend(tend: &Tend) -> String {
         Tend::ReplaceRecord { record, over } => {
             format!("record over revision {over}: {}", record_line(record))
         }
-        Tend::FollowDatacenter { hosts, slot, under } => {
+        Tend::FollowDatacenter { hosts, slot, cascade, under } => {
             let hosts: Vec<String> = hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
-            format!("standby_cluster of {} by slot {slot} under {under}", hosts.join(", "))
+            let cascade = if *cascade { ", a cascade," } else { "" };
+            format!("standby_cluster of {}{cascade} by slot {slot} under {under}", hosts.join(", "))
         }
         Tend::StartStandby(source) => format!("start standby of {}", name_of(source)),
         Tend::Follow(source) => format!("follow {}", name_of(source)),

@@ -2,6 +2,7 @@
 
 use super::texts;
 use crate::ids::SlotName;
+use crate::yaml::truth;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -20,6 +21,10 @@ pub struct StandbyCluster {
     pub archive_cleanup_command: Option<String>,
     /// Delays replay on the standby leader.
     pub recovery_min_apply_delay: Option<String>,
+    /// Ours: the remote server is the leader of a standby cluster itself, so it is read-only.
+    pub cascade: bool,
+    /// Ours: the rate limit of a base backup of the remote server, as pg_basebackup reads it.
+    pub max_rate: Option<String>,
     /// How its nodes are made while nobody here can be copied; in this order.
     pub create_replica_methods: Vec<String>,
 }
@@ -60,6 +65,8 @@ pub(super) fn read(config: &Map<String, Value>) -> Option<StandbyCluster> {
         restore_command: text("restore_command"),
         archive_cleanup_command: text("archive_cleanup_command"),
         recovery_min_apply_delay: text("recovery_min_apply_delay"),
+        cascade: section.get("cascade").and_then(truth).unwrap_or(false),
+        max_rate: text("max_rate"),
         create_replica_methods: texts(section.get("create_replica_methods")),
     };
     // Active when any of these is set (contract C.2).
@@ -68,12 +75,14 @@ pub(super) fn read(config: &Map<String, Value>) -> Option<StandbyCluster> {
     active.then_some(standby)
 }
 
-/// As a standby cluster of the given hosts. Other keys of an existing section stay.
+/// As a standby cluster of the given hosts; `cascade`: they are a standby cluster themselves. Other
+/// keys of an existing section stay.
 #[must_use]
 pub fn as_standby_of(
     config: &Map<String, Value>,
     hosts: &[(String, u16)],
     own_slot: &SlotName,
+    cascade: bool,
 ) -> Map<String, Value> {
     let mut next = config.clone();
     let mut section = match next.get("standby_cluster") {
@@ -84,6 +93,11 @@ pub fn as_standby_of(
     section.insert("host".into(), names.join(",").into());
     section.insert("port".into(), ports(hosts));
     section.insert("primary_slot_name".into(), own_slot.to_string().into());
+    if cascade {
+        section.insert("cascade".into(), true.into());
+    } else {
+        section.remove("cascade");
+    }
     next.insert("standby_cluster".into(), Value::Object(section));
     next
 }

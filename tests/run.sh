@@ -8,7 +8,8 @@
 # FILTER  only tests whose name contains it; format and lints are left out then
 # FEDERATOR_TEST_POSTGRES  the major version of PostgreSQL for every lab: 13, 16, 17 or 18, obtained
 #         by tests/postgresql.sh; default: the highest one installed
-# PROPTEST_RNG_SEED  where the property tests begin, so that every run sees the same facts; default: 1
+# PROPTEST_RNG_SEED  where the property tests begin, so that every run sees the same facts;
+#         default: 1
 # PROPTEST_CASES  how many facts each of them sees
 set -euo pipefail
 

@@ -44,8 +44,8 @@ fn reads_a_whole_file() {
 #[test]
 fn reads_lease_mode() {
     let text = GOOD.replacen("scope: shop-dc1,", "scope: shop-dc1, isolation: lease,", 1).replacen(
-        "policies: {",
-        "witness: {etcd: [\"w:2379\"]}\npolicies: {grant_ttl: 20s, grant_clock_error_ppm: 50, ",
+        "policies:\n  {",
+        "witness: {etcd: [\"w:2379\"]}\npolicies:\n  {grant_ttl: 20s, grant_clock_error_ppm: 50, ",
         1,
     );
     let settings = read(&text).unwrap();
@@ -55,6 +55,7 @@ fn reads_lease_mode() {
     assert_eq!((policy.holder_ttl_ms, policy.clock_error_ppm), (20_000, 50));
     assert_eq!(policy.witness.unwrap().namespace, "/service");
     assert!(!settings.policies.keep_divergent_wal, "the other policies");
+    assert_eq!(settings.policies.approvals, 1, "all of the other policies");
     let two = GOOD.replacen("scope: shop-dc1,", "scope: shop-dc1, isolation: lease,", 1);
     let error = read(&two).unwrap_err().to_string();
     assert!(error.contains("datacenters.dc1.isolation: lease needs 3 voters"), "{error}");

@@ -137,7 +137,7 @@ pub fn problems(inventory: &Inventory, dc: &DcName, warning_s: u64) -> Vec<Probl
             text: format!("{dc} is not connected; {}", runway.words()),
             next: format!("bring {dc} back, or give it up: {}", give_up(runway.end)),
         }),
-        // While it is connected the slot moves on, and a peak of writes is no reason to wake anybody.
+        // While it is connected the slot moves on: a peak of writes is no reason to wake anybody.
         (_, Some(_) | None) => {}
     }
     list.extend(policy(inventory, dc, &runway));

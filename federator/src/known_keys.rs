@@ -9,6 +9,7 @@ const POLICIES: &[&str] = &[
     "cold_start_after",
     "switchover_lag_max",
     "keep_divergent_wal",
+    "vault_retention",
     "evidence",
     "approvals",
     "sequence_gap",

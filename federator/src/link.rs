@@ -2,6 +2,7 @@
 
 use crate::concurrent::within;
 use crate::settings::Tls;
+use federator_core::discarded::DiscardedWal;
 use federator_core::grants::{GrantsView, SeatView};
 use federator_core::inventory::{NodeView, SlotView};
 use node_agent_wire::member::split_host_port;
@@ -262,6 +263,19 @@ fn node_view(status: NodeStatus) -> NodeView {
         replication_user: status.replication_user,
         copy_done_bytes: status.copy_done_bytes,
         copy_total_bytes: status.copy_total_bytes,
+        discarded: status.discarded.map(|wal| DiscardedWal {
+            fork: Lsn(wal.fork),
+            timeline: TimelineId(wal.timeline),
+            bytes: wal.bytes,
+            transactions: wal.transactions,
+            first_commit: wal.first_commit,
+            last_commit: wal.last_commit,
+            relations: wal.relations,
+            relations_not_listed: wal.relations_not_listed,
+            complete: wal.complete,
+            kept_in: wal.kept_in,
+            report: wal.report,
+        }),
         wal_free_bytes: status.wal_free_bytes,
         slot_wal_limit_bytes: status.slot_wal_limit_bytes,
         grants: status.grants.map(grants_view),

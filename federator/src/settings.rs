@@ -16,7 +16,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+
+#[path = "units.rs"]
+mod units;
+
+pub use units::{bytes, duration};
 
 /// Settings that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +211,7 @@ struct RawPolicies {
     evidence: Option<String>,
     approvals: Option<u32>,
     sequence_gap: Option<u64>,
+    vault_retention: Option<String>,
     runway_warning: Option<String>,
     #[serde(flatten)]
     grants: RawGrants,
@@ -418,6 +423,10 @@ fn policies(raw: &RawPolicies) -> Result<Policies, (&'static str, String)> {
         }
         policies.sequence_gap = gap;
     }
+    if let Some(text) = &raw.vault_retention {
+        policies.vault_retention_s =
+            duration(text).map_err(|why| ("vault_retention", why))?.as_secs();
+    }
     Ok(policies)
 }
 
@@ -426,36 +435,6 @@ fn trusted(keys: Vec<String>) -> Result<Vec<String>, String> {
         Some(key) => Err(format!("\"{key}\" is not a public key of 64 hexadecimal digits")),
         None => Ok(keys),
     }
-}
-
-/// A duration as people write it.
-///
-/// # Errors
-/// What is expected.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|error| format!("\"{text}\" is not a duration as in 60s or 1500ms ({error})"))
-}
-
-/// A number of bytes as PostgreSQL writes it: 1024 to the step, `B`, `kB`, `MB`, `GB`, `TB`; a bare
-/// number counts bytes.
-///
-/// # Errors
-/// What is expected.
-pub fn bytes(text: &str) -> Result<u64, String> {
-    let bad = || format!("\"{text}\" is not a number of bytes as in 64MB or 8192");
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().map_err(|_| bad())?;
-    let shift = match text[digits..].trim() {
-        "" | "B" => 0,
-        "kB" => 10,
-        "MB" => 20,
-        "GB" => 30,
-        "TB" => 40,
-        _ => return Err(bad()),
-    };
-    number.checked_mul(1 << shift).ok_or_else(bad)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ credentials:
   superuser: {username: postgres, password_env: SUPER}
   replication: {username: replicator, password_env: REPL}
 policies:
-  {cold_start_after: 2m, switchover_lag_max: 1MB, keep_divergent_wal: false,
+  {cold_start_after: 2m, switchover_lag_max: 1MB, keep_divergent_wal: false, vault_retention: 7d,
    evidence: acknowledged or (fenced-by-hook and attested), approvals: 1, sequence_gap: 1000}
 signing_key_file: /etc/federator/signing.pem
 trusted_keys: [19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1]
@@ -37,6 +37,7 @@ fn reads_a_whole_file() {
     let fencer = second.fencer.as_ref().unwrap();
     assert_eq!((&fencer.command[1], fencer.timeout.as_secs()), (&"--off".to_owned(), 5));
     assert_eq!(settings.datacenters[&DcName::from("dc1")].fencer, None);
+    assert_eq!(settings.policies.vault_retention_s, 7 * 24 * 3600);
     assert_eq!(settings.superuser.password.expose(), "SUPER-pw");
     assert!(!format!("{settings:?}").contains("-pw"), "a password is printed");
 }

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod message;
 pub mod namesake;
 pub mod observe;
+pub mod past;
 pub mod peers;
 pub mod plans;
 pub mod postgres;

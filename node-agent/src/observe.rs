@@ -8,9 +8,11 @@ use crate::failsafe::Desk;
 use crate::grants::GrantKeeper;
 use crate::keeper::Keeper;
 use crate::link::Links;
+use crate::past::{Begun, HistoryKey, beginnings, own_history};
 use crate::plans::Planned;
 use crate::postgres::{Server, method};
 use crate::stall_watch::StallBoard;
+use node_agent_core::beginning::Beginnings;
 use node_agent_core::directory::{Directory, Progress, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{
@@ -28,7 +30,7 @@ use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::Member;
-use node_agent_wire::{DcName, Lsn, MemberName, Revision, SlotName, TimelineId};
+use node_agent_wire::{DcName, Lsn, MemberName, Revision, SlotName};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -114,6 +116,12 @@ pub struct Memory {
     pub slots: SlotMemory,
     /// The local history, and for what it was read.
     pub own_history: Option<(HistoryKey, TimelineHistory)>,
+    /// How the timelines of that history begin.
+    pub beginnings: Option<Begun>,
+    /// Why the last rewind or copy failed.
+    pub work_failed: Option<String>,
+    /// When vaults were last looked at.
+    pub vaults_swept_at: Option<Boot>,
     /// Grows when the data directory gets another past under the same numbers.
     pub data_generation: u64,
     /// PostgreSQL ran already when the agent started, and no cluster has been seen since.
@@ -123,10 +131,6 @@ pub struct Memory {
     /// WAL positions of the last minute.
     pub wal: WalRate,
 }
-
-/// What a local history belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HistoryKey(TimelineId, u64);
 
 /// The growth of WAL over the last minute.
 #[derive(Default)]
@@ -220,6 +224,7 @@ pub async fn observe(
     let query_deadline = memory.config.timing.retry_timeout.min(Duration::from_secs(2));
     let postgres = sources.server.observe(clock::boot(), query_deadline).await;
     let own_history = own_history(memory, sources.server, &postgres).await;
+    let beginnings = beginnings(memory, sources.server, &postgres).await;
     if let Postgres::Running(running) = &postgres {
         memory.wal.sample(clock::boot(), running.lsn);
         memory.start_failures = 0;
@@ -230,7 +235,7 @@ pub async fn observe(
         early_end: memory.starts.early_end(),
         ..sources.checkup.look(sources.server, &postgres, &memory.config)
     };
-    let directory = directory(memory, &sources, &postgres).await;
+    let directory = Directory { beginnings, ..directory(memory, &sources, &postgres).await };
     let peers: BTreeMap<DcName, _> = sources.links.records();
     learn_slots(memory, sources.slots, cluster.known(), &postgres);
     let (source, other_source) = sources.source;
@@ -326,6 +331,8 @@ async fn directory(memory: &mut Memory, sources: &Sources<'_>, postgres: &Postgr
         unguarded: runs && sources.server.unguarded(GUARD_DEADLINE).await,
         leaderless_copy: method::leaderless_copy(sources.local, &memory.config),
         progress: sources.progress,
+        work_failed: memory.work_failed.clone(),
+        beginnings: Beginnings::new(),
     }
 }
 
@@ -397,38 +404,6 @@ fn learn_slots(
     if let Postgres::Running(running) = postgres {
         let direct = feedback_slot(cluster, &memory.me.name);
         memory.slots.learn(answer, &direct, &running.slots);
-    }
-}
-
-/// The history of the local timeline, read again when the timeline or the data directory changes.
-async fn own_history(
-    memory: &mut Memory,
-    server: &Server,
-    postgres: &Postgres,
-) -> Option<TimelineHistory> {
-    let timeline = match postgres {
-        Postgres::Running(running) => running.timeline,
-        Postgres::Stopped(_) | Postgres::Starting { .. } => {
-            node_agent_core::divergence::own_end(postgres)?.timeline
-        }
-        Postgres::NoData | Postgres::Unreadable(_) | Postgres::Unresponsive { .. } => return None,
-    };
-    let key = HistoryKey(timeline, memory.data_generation);
-    if let Some((known, history)) = &memory.own_history
-        && *known == key
-    {
-        return Some(history.clone());
-    }
-    match server.history_of(None, Duration::from_secs(1)).await {
-        Ok(history) if history.timeline == timeline => {
-            memory.own_history = Some((key, history.clone()));
-            Some(history)
-        }
-        Ok(_) => None,
-        Err(error) => {
-            tracing::debug!(%error, "the local timeline history is not readable yet");
-            None
-        }
     }
 }
 

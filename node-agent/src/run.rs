@@ -299,6 +299,7 @@ impl Agent {
         if observed.cluster.known().is_some() {
             self.put_member(&observed, &member).await;
             self.hands.cache_dynamic(&mut self.memory).await;
+            self.hands.sweep_vaults(&mut self.memory, &observed);
         }
         if at_once { Duration::from_millis(10) } else { pause }
     }
@@ -385,7 +386,10 @@ impl Agent {
         self.memory.starts.work_ended(job.kind, result.is_err());
         let ms = u64::try_from(clock::boot().since(job.since).as_millis()).unwrap_or(u64::MAX);
         match result {
-            Ok(()) => tracing::info!(work = ?job.kind, ms, "done"),
+            Ok(()) => {
+                tracing::info!(work = ?job.kind, ms, "done");
+                self.memory.work_failed = None;
+            }
             Err(error) => {
                 tracing::error!(work = ?job.kind, ms, error, "failed");
                 let now = clock::boot();
@@ -396,7 +400,10 @@ impl Agent {
                         return;
                     }
                     JobKind::Promote => self.memory.config.timing.ttl,
-                    JobKind::Clone | JobKind::Rewind => Duration::from_secs(5),
+                    JobKind::Clone | JobKind::Rewind => {
+                        self.memory.work_failed = Some(error);
+                        Duration::from_secs(5)
+                    }
                     JobKind::CopySlots => {
                         // The standby itself is as good as before.
                         self.memory.slots.copy_after = Some(now + SLOT_COPY_PAUSE);

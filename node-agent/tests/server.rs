@@ -295,13 +295,19 @@ async fn two_servers_change_places_and_the_loser_is_rewound() {
     let control = a.server.stop(StopMode::Immediate, PATIENCE).await.expect("stop");
     assert_eq!(control.state, ControlState::InProduction);
 
-    let keep = dir.path().join("kept");
+    let keep = a.server.next_vault(1);
     let report = a.server.divergence_report(fork, TimelineId(1), Some(keep.clone())).await;
     let report = report.expect("report");
     assert_eq!(report.transactions, 3, "{report:?}");
     assert!(report.bytes > 0 && report.complete && !report.relations.is_empty(), "{report:?}");
     assert!(!report.kept_segments.is_empty());
     assert!(report.kept_segments.iter().all(|s| keep.join(s).exists()));
+    assert_eq!((report.kept_in.as_ref(), report.commits.len()), (Some(&keep), 3), "{report:?}");
+    let mut sums = Command::new("sha256sum");
+    let sums = sums.args(["--check", "SHA256SUMS"]).current_dir(&keep).output().expect("sums");
+    assert!(sums.status.success() && keep.join("pg_control").exists(), "{sums:?}");
+    let again = a.server.divergence_report(fork, TimelineId(1), Some(a.server.next_vault(2))).await;
+    assert_eq!(again.expect("again").kept_in.as_ref(), Some(&keep), "the same is kept once");
     let written = std::fs::read_to_string(&report.report).expect("report file");
     assert!(written.contains("\"transactions\": 3"), "{written}");
 

@@ -37,6 +37,7 @@ pub(crate) fn record(dc: &str, epoch: u64, primary: &str) -> FederationRecord {
         policies: Policies::default(),
         streamed: true,
         confirmed: None,
+        resolution: None,
     }
 }
 

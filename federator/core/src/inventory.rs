@@ -1,5 +1,6 @@
 //! What was collected: per datacenter a fact, known or unknown since when, with its reason.
 
+use crate::discarded::DiscardedWal;
 use crate::grants::GrantsView;
 use crate::history::{ClosedOperation, merge};
 use node_agent_wire::dynamic::Dynamic;
@@ -134,6 +135,8 @@ pub struct NodeView {
     pub copy_done_bytes: u64,
     /// Bytes of it in all, an estimate; 0: none is under way.
     pub copy_total_bytes: u64,
+    /// What it discarded last, since its agent started.
+    pub discarded: Option<DiscardedWal>,
 }
 
 /// What SQL on a datacenter's leader said.

@@ -4,7 +4,7 @@
 use crate::change::moves_primary;
 use node_agent_wire::approval::Approval;
 use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind};
-use node_agent_wire::{DcName, Epoch, OperationId, Revision};
+use node_agent_wire::{DcName, Epoch, MemberName, OperationId, Revision};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -144,6 +144,8 @@ pub struct Plan {
     pub approvals: Vec<Approval>,
     /// The loss that a promotion may bring.
     pub expected_loss: Option<LossEstimate>,
+    /// Members whose divergent WAL is given up without a vault.
+    pub waived_vaults: BTreeSet<MemberName>,
     /// The steps in order.
     pub steps: Vec<Step>,
 }
@@ -242,6 +244,7 @@ impl Plan {
             further_evidence: best_first.collect(),
             expected_loss: self.expected_loss.clone(),
             approvals: self.approvals.clone(),
+            waived_vaults: self.waived_vaults.clone(),
             ..Operation::new(
                 self.id.clone(),
                 self.kind,

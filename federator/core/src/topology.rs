@@ -156,7 +156,7 @@ fn conflicts(inventory: &Inventory, list: &mut Vec<Problem>) {
                     "epoch {} is claimed twice: {} names {}, {} names {}",
                     record.epoch, first.dc, first.primary, record.dc, record.primary
                 ),
-                "both stay read-only: settle it by hand (docs/federation-safety.md, Limits)",
+                "both stay read-only; choose one: federator resolve --keep DC",
             ));
         }
     }

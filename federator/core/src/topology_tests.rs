@@ -51,7 +51,7 @@ fn each_problem_says_what_to_type() {
             record_mut(i, "dc2").operation =
                 Some(operation(OperationKind::Switchover, "dc1", "dc2"));
         }),
-        ("epoch 1 is claimed twice", "settle it by hand", |i| {
+        ("epoch 1 is claimed twice", "federator resolve --keep", |i| {
             record_mut(i, "dc2").primary = "dc2".into();
         }),
         ("more than one datacenter accept writes", "at once", |i| {

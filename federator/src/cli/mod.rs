@@ -19,6 +19,7 @@ mod membership;
 mod operation;
 mod promote;
 mod rejoin;
+mod resolve;
 mod resume;
 mod rotate;
 mod setup;
@@ -29,7 +30,7 @@ mod validate;
 use crate::federation::Federation;
 use crate::settings::{self, Settings};
 use clap::{Args, Parser, Subcommand};
-use node_agent_wire::DcName;
+use node_agent_wire::{DcName, MemberName};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -153,6 +154,15 @@ enum Command {
     Rejoin {
         /// The former primary
         dc: String,
+        /// Discard what only these members have without keeping it in a vault
+        #[arg(long, value_name = "MEMBER", num_args = 1..)]
+        waive_vault: Vec<String>,
+    },
+    /// One epoch is claimed by two datacenters: keep one, the other returns by a rejoin
+    Resolve {
+        /// The datacenter that stays primary
+        #[arg(long, value_name = "DC")]
+        keep: String,
     },
     /// One more datacenter joins, or one that was removed comes back
     AddDc {
@@ -288,7 +298,11 @@ async fn run(cli: Cli) -> Exit {
             promote::run(&session, &DcName::new(dc), (attest, max_loss), request).await
         }
         Command::Approve { hash } => approve::run(&session, &hash).await,
-        Command::Rejoin { dc } => rejoin::run(&session, &DcName::new(dc)).await,
+        Command::Rejoin { dc, waive_vault } => {
+            let waived = waive_vault.into_iter().map(MemberName::new).collect();
+            rejoin::run(&session, &DcName::new(dc), waived).await
+        }
+        Command::Resolve { keep } => resolve::run(&session, &DcName::new(keep)).await,
         Command::AddDc { dc } => membership::add(&session, &DcName::new(dc)).await,
         Command::RemoveDc { dc, standalone } => {
             membership::remove(&session, &DcName::new(dc), standalone).await

@@ -181,6 +181,13 @@ pub(crate) fn turned_back(back: &Aborted) {
             println!("Aborted before the commit: the fence of {dc} is lifted.");
             println!("{dc} does not accept writes yet ({seen}). Look at: federator status");
         }
+        Aborted::GivenUp { dc } => {
+            println!(
+                "Aborted before the commit. {dc} does not answer: if it was fenced, it stays so."
+            );
+            println!("To go on without it: federator promote DC --attest 'REASON'");
+            println!("When {dc} is back: federator resume clears its copy of the operation.");
+        }
         Aborted::Closed => println!("Aborted: the operation is closed, the roles are unchanged."),
     }
 }

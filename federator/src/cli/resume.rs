@@ -43,7 +43,7 @@ pub(super) async fn resume(session: &Session) -> Exit {
         Direction::Forward => Phase::Committed,
         Direction::Back => {
             println!("It is being aborted; the way back is gone to its end.");
-            return go_back(session, &open).await;
+            return go_back(session, &open, false).await;
         }
         Direction::Over => return clear(session, &open).await,
         Direction::Unknown => return Exit::Failed,
@@ -89,12 +89,12 @@ pub(super) async fn abort(session: &Session) -> Exit {
     if let Err(exit) = consent::ask(session, Needed::Yes) {
         return exit;
     }
-    go_back(session, &open).await
+    go_back(session, &open, session.common.force).await
 }
 
-async fn go_back(session: &Session, open: &OpenOperation) -> Exit {
-    let limit = session.limit();
-    match executor::abort(&session.federation, &open.operation, limit, &Progress).await {
+async fn go_back(session: &Session, open: &OpenOperation, give_up_silent: bool) -> Exit {
+    let (limit, operation) = (session.limit(), &open.operation);
+    match executor::abort(&session.federation, operation, limit, &Progress, give_up_silent).await {
         Ok(back) => {
             turned_back(&back);
             Exit::Done
@@ -109,6 +109,9 @@ async fn go_back(session: &Session, open: &OpenOperation) -> Exit {
         Err(error) => {
             eprintln!("error: {error}");
             eprintln!("The operation stays open. Type: federator abort");
+            if matches!(error, executor::AbortError::Silent { .. }) {
+                eprintln!("If that datacenter is lost for good: federator abort --force");
+            }
             Exit::Partly
         }
     }

@@ -46,11 +46,17 @@ pub enum Aborted {
         /// What was seen.
         seen: String,
     },
+    /// The former primary does not answer: its fence, if it has one, stays.
+    GivenUp {
+        /// Which.
+        dc: DcName,
+    },
     /// There was no fence to lift: the operation is simply closed.
     Closed,
 }
 
-/// Turns an operation back.
+/// Turns an operation back. `give_up_silent`: a former primary that does not answer is not waited
+/// for; it stays fenced, and its copy of the operation is cleared when it is back.
 ///
 /// # Errors
 /// It is committed or gone, or a datacenter that is needed does not answer.
@@ -59,6 +65,7 @@ pub async fn abort(
     operation: &Operation,
     limit: Duration,
     progress: &Progress,
+    give_up_silent: bool,
 ) -> Result<Aborted, AbortError> {
     let target = federation.dcs(&operation.to).map_err(UpdateError::from)?;
     let record = update_record(target, |record| change::begin_abort(record, &operation.id)).await?;
@@ -67,11 +74,15 @@ pub async fn abort(
         return Err(UpdateError::Change(change::ChangeError::Gone { dc, operation }).into());
     };
     crash::point(crash::WAY_BACK, Boundary::Before);
-    let mut others = Vec::new();
+    let (mut others, mut given_up) = (Vec::new(), None);
     for (dc, dcs) in federation.dcs.iter().filter(|(dc, _)| **dc != operation.to) {
         match update_record(dcs, |record| change::turn_back(record, &proof)).await {
             Ok(_) => others.push(dc.clone()),
             Err(UpdateError::NoRecord(_)) => {}
+            // The commit can't happen any more, so its fence does no harm where nobody is.
+            Err(UpdateError::Dcs(_)) if give_up_silent && way_back_needs(operation, dc) => {
+                given_up = Some(dc.clone());
+            }
             Err(why @ UpdateError::Dcs(_)) if way_back_needs(operation, dc) => {
                 return Err(AbortError::Silent { dc: dc.clone(), why });
             }
@@ -82,7 +93,10 @@ pub async fn abort(
         }
     }
     let counts = record.operation.as_ref().unwrap_or(operation);
-    let back = returned(federation, counts, limit).await;
+    let back = match given_up {
+        Some(dc) => Aborted::GivenUp { dc },
+        None => returned(federation, counts, limit).await,
+    };
     crash::point(crash::WAY_BACK, Boundary::After);
     end(federation, counts, &others, Outcome::Aborted, None).await?;
     Ok(back)

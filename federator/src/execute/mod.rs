@@ -18,6 +18,7 @@ mod promote;
 mod record;
 mod remove;
 mod repoint;
+mod resolve;
 mod sequences;
 mod slots;
 mod standby;
@@ -28,6 +29,7 @@ mod verify;
 pub use abort::{AbortError, Aborted, abort, clear_leftover};
 pub use context::{Context, POLL, StepError, Wait};
 pub use fence::{await_acknowledgement, trigger};
+pub use resolve::resolve;
 
 use crate::crash::{self, Boundary};
 use federator_core::change::ChangeError;
@@ -193,9 +195,8 @@ async fn failed(
         AfterFailure::TurnBack => {}
     }
     context.progress.say("turning back: nothing has been committed");
-    match abort(context.federation, &context.plan.operation(), context.limit, context.progress)
-        .await
-    {
+    let (operation, limit) = (context.plan.operation(), context.limit);
+    match abort(context.federation, &operation, limit, context.progress, false).await {
         Ok(back) => Ending::TurnedBack { why: error, back },
         // The commit's answer was lost, but it happened.
         Err(AbortError::Update(crate::records::UpdateError::Change(ChangeError::Committed {

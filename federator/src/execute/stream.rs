@@ -6,6 +6,7 @@ use super::link::reads_from;
 use crate::records::update_record;
 use federator_core::change;
 use federator_core::conditions::node_streams;
+use federator_core::discarded::DiscardedWal;
 use federator_core::inventory::NodeView;
 use federator_core::links;
 use federator_core::seeding::Copy;
@@ -45,8 +46,15 @@ pub(super) async fn until_streaming(
     let what = format!("{dc} to stream from {source}");
     let mut printed: BTreeMap<String, Instant> = BTreeMap::new();
     let mut copies = Copies { began: Instant::now(), of: BTreeMap::new() };
+    let mut told: BTreeMap<MemberName, DiscardedWal> = BTreeMap::new();
     loop {
-        let (ready, mut line) = look(context, dc, &mut copies).await;
+        let (ready, mut line, discarded) = look(context, dc, &mut copies).await;
+        for (name, wal) in discarded {
+            if told.get(&name) != Some(&wal) {
+                context.progress.say(&format!("{name} gives up {wal}"));
+                told.insert(name, wal);
+            }
+        }
         if ready {
             match reads_from(context, dc, &source).await {
                 Ok(()) => return Ok(format!("{dc} streams from {source}: {line}")),
@@ -80,15 +88,22 @@ impl Copies {
     }
 }
 
-/// Whether the datacenter streams with all its nodes, and a line about each node.
-async fn look(context: &Context<'_>, dc: &DcName, copies: &mut Copies) -> (bool, String) {
+/// What the nodes have discarded, or are about to.
+type Discarded = Vec<(MemberName, DiscardedWal)>;
+
+/// Whether the datacenter streams with all its nodes, a line about each, and what they give up.
+async fn look(
+    context: &Context<'_>,
+    dc: &DcName,
+    copies: &mut Copies,
+) -> (bool, String, Discarded) {
     let cluster = match context.federation.cluster(dc).await {
         Ok(cluster) => cluster,
-        Err(error) => return (false, error.to_string()),
+        Err(error) => return (false, error.to_string(), Vec::new()),
     };
     let nodes = context.nodes(&cluster).await;
     let mut ready = cluster.leader.is_some() && !cluster.members.is_empty();
-    let mut words = Vec::new();
+    let (mut words, mut discarded) = (Vec::new(), Vec::new());
     for (name, member) in &cluster.members {
         match nodes.get(name) {
             Some(Ok(node)) if node.copy_total_bytes > 0 => {
@@ -96,6 +111,7 @@ async fn look(context: &Context<'_>, dc: &DcName, copies: &mut Copies) -> (bool,
                 words.push(copies.saw(name, node));
             }
             Some(Ok(node)) => {
+                discarded.extend(node.discarded.clone().map(|wal| (name.clone(), wal)));
                 let streams = node_streams(node);
                 let runs = node.state == state::RUNNING && !node.writable;
                 ready &= streams;
@@ -116,5 +132,5 @@ async fn look(context: &Context<'_>, dc: &DcName, copies: &mut Copies) -> (bool,
     if words.is_empty() {
         words.push("no member has registered yet".into());
     }
-    (ready, words.join(", "))
+    (ready, words.join(", "), discarded)
 }

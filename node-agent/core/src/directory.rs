@@ -1,5 +1,6 @@
 //! How the data directory came to be, how far it can be trusted, and what replacing it has come to.
 
+use crate::beginning::Beginnings;
 use node_agent_wire::{Lsn, TimelineId};
 
 /// What is known of the data directory beside what PostgreSQL and its control file say.
@@ -19,6 +20,10 @@ pub struct Directory {
     pub leaderless_copy: bool,
     /// How far the copy under way is.
     pub progress: Option<Progress>,
+    /// Why the last rewind or copy failed, until one succeeds.
+    pub work_failed: Option<String>,
+    /// How the timelines of the local history begin, as far as that is known.
+    pub beginnings: Beginnings,
 }
 
 /// The end of a stopped server's WAL, as pg_waldump finds it.

@@ -1,7 +1,11 @@
 //! Has this data directory left the history of its source? Judged by the content of both
-//! histories and by positions, never by a timeline's number (PostgreSQL manual, section 26.3.6).
+//! histories and by positions, never by a timeline's number (PostgreSQL manual, section 26.3.6),
+//! and where these are equal by how the timelines begin.
 
+use crate::beginning::{Beginnings, Past, Proof, SameWal, prove, shared};
+use crate::observed::Observed;
 use crate::postgres::{ControlData, ControlState, Postgres, Upstream};
+use crate::rewind::end_of_own_wal;
 use crate::time::Boot;
 use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::{Lsn, TimelineId};
@@ -15,6 +19,10 @@ pub struct SourceHistory {
     pub at: Boot,
     /// Its history, or why there is none.
     pub answer: Result<TimelineHistory, String>,
+    /// How its timelines begin, as far as it knows.
+    pub beginnings: Beginnings,
+    /// Its WAL beside the local one, where beginnings are not known.
+    pub same_wal: Option<SameWal>,
 }
 
 /// The end of the local WAL.
@@ -92,9 +100,78 @@ pub enum Verdict {
     },
     /// A crashed primary whose source is still on the same timeline: nobody can tell yet.
     CanNotTell,
+    /// The source began `timeline` at the same position as the local history has it, by another
+    /// promotion: nothing after `fork` is common, though the histories are equal.
+    BegunTwice {
+        /// The timeline that two servers began.
+        timeline: TimelineId,
+        /// The timeline before it, which is common.
+        parent: TimelineId,
+        /// The end of what is common.
+        fork: Lsn,
+    },
+    /// Nobody can tell whether `timeline` is the same one in both: its beginning is not known.
+    Unproven {
+        /// The newest timeline that both have.
+        timeline: TimelineId,
+    },
 }
 
-/// Compares the local history and end with the source's history.
+/// What is known of the local WAL and of the source says this; `None` when too little is known.
+#[must_use]
+pub fn verdict(observed: &Observed, source: &SourceHistory) -> Option<Verdict> {
+    let own = end_of_own_wal(observed)?;
+    let mine = Past {
+        history: observed.own_history.as_ref()?,
+        beginnings: &observed.directory.beginnings,
+    };
+    let history = source.answer.as_ref().ok()?;
+    let theirs = Past { history, beginnings: &source.beginnings };
+    let standby = match &observed.postgres {
+        Postgres::Running(running) => running.in_recovery,
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => false,
+    };
+    // What a standby has received since is its source's.
+    let same_wal = source
+        .same_wal
+        .filter(|wal| standby || wal.until >= common_end(own, mine.history, history));
+    Some(judge(own, mine, theirs, same_wal.as_ref()))
+}
+
+/// Compares what two servers say of their pasts.
+#[must_use]
+pub fn judge(own: OwnEnd, mine: Past<'_>, theirs: Past<'_>, same_wal: Option<&SameWal>) -> Verdict {
+    let mut both = shared(mine.history, theirs.history);
+    // Of a timeline that it has nothing of, the local server may get any.
+    both.retain(|s| !(own.exact && own.timeline == s.timeline && own.lsn <= s.at));
+    match prove(&both, mine.beginnings, theirs.beginnings, same_wal) {
+        Proof::Same => compare(own, mine.history, theirs.history),
+        Proof::Twice(step) => {
+            let (timeline, parent) = (step.timeline, step.parent);
+            Verdict::BegunTwice { timeline, parent, fork: step.at }
+        }
+        Proof::Open(timeline) => Verdict::Unproven { timeline },
+    }
+}
+
+/// The end of what both have by the numbers and positions of their histories.
+#[must_use]
+pub fn common_end(own: OwnEnd, own_history: &TimelineHistory, source: &TimelineHistory) -> Lsn {
+    match compare(own, own_history, source) {
+        Verdict::Diverged { fork, .. } => fork.min(own.lsn),
+        Verdict::InHistory
+        | Verdict::CanNotTell
+        | Verdict::BegunTwice { .. }
+        | Verdict::Unproven { .. } => own.lsn,
+    }
+}
+
+/// Compares the local history and end with the source's history, by numbers and positions: what is
+/// equal there may still be two timelines, see [`judge`].
 #[must_use]
 pub fn compare(own: OwnEnd, own_history: &TimelineHistory, source: &TimelineHistory) -> Verdict {
     let mut mine = own_history.ancestors.iter();

@@ -8,6 +8,7 @@
 //! docs/federation-safety.md; [`rule`] numbers every rule.
 
 pub mod abroad;
+pub mod beginning;
 pub mod decide;
 pub mod decision;
 pub mod demotion;

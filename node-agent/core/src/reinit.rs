@@ -2,7 +2,7 @@
 //! half changed.
 
 use crate::decision::{Act, Decision, Reinit, SOON, Tend};
-use crate::divergence::{Verdict, compare};
+use crate::divergence::{Verdict, verdict};
 use crate::follower::name_of;
 use crate::observed::{Cluster, Observed, Request};
 use crate::postgres::{Postgres, Upstream};
@@ -65,18 +65,19 @@ enum Lost {
 }
 
 fn lost(observed: &Observed, source: &Upstream) -> Lost {
-    let (Some(own), Some(own_history)) = (end_of_own_wal(observed), &observed.own_history) else {
+    if end_of_own_wal(observed).is_none() || observed.own_history.is_none() {
         return Lost::Nothing;
-    };
-    let asked = observed.history_of(source);
-    match asked.map(|asked| &asked.answer) {
-        None => Lost::Unknown,
-        // It can't be told, and the operator does not want it.
-        Some(Err(_)) => Lost::Nothing,
-        Some(Ok(history)) => match compare(own, own_history, history) {
-            Verdict::Diverged { timeline, fork } => Lost::Since(timeline, fork),
-            Verdict::InHistory | Verdict::CanNotTell => Lost::Nothing,
-        },
+    }
+    let Some(asked) = observed.history_of(source) else { return Lost::Unknown };
+    match verdict(observed, asked) {
+        Some(
+            Verdict::Diverged { timeline, fork }
+            | Verdict::BegunTwice { parent: timeline, fork, .. },
+        ) => Lost::Since(timeline, fork),
+        // Where it can't be told: the operator does not want it.
+        Some(Verdict::InHistory | Verdict::CanNotTell | Verdict::Unproven { .. }) | None => {
+            Lost::Nothing
+        }
     }
 }
 

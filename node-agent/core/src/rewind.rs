@@ -2,12 +2,13 @@
 //! copied anew, or left alone. Nothing is discarded here without a report first (I8).
 
 use crate::decision::{Act, Decision, Reinit, Tend};
-use crate::divergence::{OwnEnd, Verdict, compare, own_end};
+use crate::divergence::{OwnEnd, Verdict, own_end, verdict};
 use crate::follower::{due, name_of, streams_from};
-use crate::observed::{Cluster, Observed};
+use crate::observed::{Cluster, Observed, RecordView};
 use crate::postgres::{ControlData, Postgres, Upstream};
 use crate::rule::Rule;
 use crate::source::{self, data_of};
+use node_agent_wire::federation::OperationKind;
 use node_agent_wire::{Lsn, TimelineId};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream)
             return Judgement::Silent(format!("the history of {name} is not known: {why}"));
         }
     };
-    let (Some(own), Some(own_history)) = (end_of_own_wal(observed), &observed.own_history) else {
+    let (Some(own), Some(verdict)) = (end_of_own_wal(observed), verdict(observed, source)) else {
         return Judgement::Ask("the local history is not known yet".into());
     };
     if own.timeline > history.timeline
@@ -50,16 +51,31 @@ pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream)
         // it streams itself is not foreign to it.
         return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
     }
-    match compare(own, own_history, history) {
+    match verdict {
         Verdict::InHistory => Judgement::Follow,
-        Verdict::Diverged { .. } if in_the_middle(cluster, upstream) => Judgement::Silent(format!(
-            "the history of {} is not this node's; it may be behind the leader",
-            name_of(upstream)
-        )),
+        Verdict::Diverged { .. } | Verdict::BegunTwice { .. }
+            if in_the_middle(cluster, upstream) =>
+        {
+            Judgement::Silent(format!(
+                "the history of {} is not this node's; it may be behind the leader",
+                name_of(upstream)
+            ))
+        }
         Verdict::Diverged { timeline, fork } => {
-            let left = Left { upstream, source: history.timeline, timeline, fork };
+            let left = Left { upstream, source: history.timeline, timeline, fork, twice: None };
             Judgement::Diverged(settle(observed, cluster, own, &left))
         }
+        Verdict::BegunTwice { timeline, parent, fork } => {
+            let twice = Some(timeline);
+            let left = Left { upstream, source: history.timeline, timeline: parent, fork, twice };
+            Judgement::Diverged(settle(observed, cluster, own, &left))
+        }
+        Verdict::Unproven { timeline } => Judgement::Silent(format!(
+            "nobody can tell whether timeline {timeline} is the same one here and in {}: its \
+             beginning is known on one side at most, and the WAL does not show it; to give up \
+             what is here, reinitialize this member (patronictl reinit)",
+            name_of(upstream)
+        )),
         Verdict::CanNotTell => Judgement::Silent(format!(
             "this node crashed as primary and {} is still on timeline {}",
             name_of(upstream),
@@ -114,10 +130,12 @@ struct Left<'a> {
     source: TimelineId,
     timeline: TimelineId,
     fork: Lsn,
+    /// The timeline that both began at the fork.
+    twice: Option<TimelineId>,
 }
 
 /// Why pg_rewind is not the way.
-fn obstacle(observed: &Observed) -> Option<&'static str> {
+fn obstacle(observed: &Observed, left: &Left<'_>) -> Option<&'static str> {
     let rewindable = match &observed.postgres {
         Postgres::Stopped(control) | Postgres::Starting { control, .. } => control.rewindable,
         Postgres::Running(_) => true,
@@ -126,7 +144,22 @@ fn obstacle(observed: &Observed) -> Option<&'static str> {
     if !observed.config.use_pg_rewind {
         return Some("use_pg_rewind is off");
     }
-    (!rewindable).then_some("pg_rewind needs data checksums or wal_log_hints")
+    if !rewindable {
+        return Some("pg_rewind needs data checksums or wal_log_hints");
+    }
+    // It compares the numbers first, and then the positions (PostgreSQL source, `pg_rewind.c`).
+    let own = observed.own_history.as_ref().map(|history| history.timeline);
+    (left.twice.is_some() || own == Some(left.source))
+        .then_some("pg_rewind takes timelines of one number for the same one")
+}
+
+/// An operator has given up what only this datacenter has: `federator rejoin` says for each node
+/// what it will lose, and asks. That lasts as long as its operation.
+fn given_up(cluster: &Cluster) -> bool {
+    let RecordView::Present(keyed) = &cluster.record else { return false };
+    let rejoin = |kind: OperationKind| kind == OperationKind::Rejoin;
+    let record = &keyed.value;
+    record.operation.as_ref().is_some_and(|o| rejoin(o.kind) && o.to == record.dc)
 }
 
 fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) -> Decision {
@@ -137,7 +170,11 @@ fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) 
         left.fork,
         left.timeline
     );
-    if let Some(obstacle) = obstacle(observed) {
+    let why = match left.twice {
+        Some(timeline) => format!("{why}: both began timeline {timeline} there"),
+        None => why,
+    };
+    if let Some(obstacle) = obstacle(observed, left) {
         if let Some(read) = read_wal_first(observed, own) {
             return read;
         }
@@ -147,9 +184,10 @@ fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) 
         return copy_again(observed, cluster, left, format!("{why}; pg_rewind failed"));
     }
     if let Some(until) = observed.stand_back_until.filter(|until| observed.now < *until) {
+        let failed = observed.directory.work_failed.as_deref().unwrap_or("pg_rewind failed lately");
         return Decision::wait(
             Rule::AwaitSource,
-            format!("{why}; pg_rewind failed lately"),
+            format!("{why}; {failed}"),
             observed.now.until(until),
             "the next attempt",
         );
@@ -175,7 +213,7 @@ fn read_wal_first(observed: &Observed, own: OwnEnd) -> Option<Decision> {
 }
 
 fn without_rewind(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: &str) -> Decision {
-    if observed.config.remove_data_directory_on_diverged_timelines {
+    if observed.config.remove_data_directory_on_diverged_timelines || given_up(cluster) {
         return copy_again(observed, cluster, left, why.to_owned());
     }
     let why = format!(
@@ -192,21 +230,37 @@ pub(crate) fn removal_allowed(observed: &Observed) -> bool {
         || observed.config.remove_data_directory_on_diverged_timelines
 }
 
-/// Replaces the directory by a copy of the leader. Only a member's: what a standby leader has
-/// beyond the other datacenter is for an operator to give up (behaviour §15).
+/// Replaces the directory by a copy of the leader. What a standby leader has beyond the other
+/// datacenter is for an operator to give up (behaviour §15).
 fn copy_again(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: String) -> Decision {
     let pause = observed.config.timing.loop_wait;
     let source = match left.upstream {
         Upstream::Member { .. } | Upstream::Archive { of: Some(_) } => {
             source::to_copy(observed, cluster, left.upstream)
         }
+        Upstream::Remote { .. } if given_up(cluster) => {
+            return reinit(observed, left, left.upstream.clone(), why);
+        }
         Upstream::Remote { .. } | Upstream::Archive { of: None } | Upstream::Nobody => {
-            let why = format!("{why}; a standby leader's directory is not removed by itself");
+            let why = format!(
+                "{why}; a standby leader's directory is not removed by itself: federator rejoin, \
+                 where there is a federation"
+            );
             return Decision::wait(Rule::RewindImpossible, why, pause, "an operator");
         }
     };
     if let Some(wait) = crate::reinit::await_leader(observed, cluster, &why) {
         return wait;
+    }
+    reinit(observed, left, source, why)
+}
+
+fn reinit(observed: &Observed, left: &Left<'_>, source: Upstream, why: String) -> Decision {
+    let failed = observed.directory.work_failed.as_deref().unwrap_or_default();
+    let waits = observed.stand_back_until.filter(|until| observed.now < *until);
+    if let Some(until) = waits.filter(|_| !failed.is_empty() && !observed.directory.rewind_failed) {
+        let (why, pause) = (format!("{why}; {failed}"), observed.now.until(until));
+        return Decision::wait(Rule::AwaitSource, why, pause, "the next attempt");
     }
     let wait = Decision::wait(Rule::CopyAgain, why, Duration::ZERO, "the base backup");
     wait.act(Act::Reinit(Reinit {

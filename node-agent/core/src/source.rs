@@ -1,10 +1,9 @@
 //! Whom this node follows, and whom it copies: the leader, the member that `replicatefrom` names,
 //! the primary of another cluster, or the archive alone (behaviour 8, 16, 18).
 
-use crate::divergence::{SourceHistory, Verdict, compare};
+use crate::divergence::{SourceHistory, Verdict, verdict};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Peer, Postgres, Upstream};
-use crate::rewind::end_of_own_wal;
 use node_agent_wire::MemberName;
 use node_agent_wire::dynamic::StandbyCluster;
 use node_agent_wire::member::{Member, state};
@@ -139,12 +138,7 @@ pub fn data_of(upstream: &Upstream) -> Upstream {
 }
 
 fn contains_us(observed: &Observed, source: &SourceHistory) -> bool {
-    let (Ok(history), Some(end), Some(own)) =
-        (&source.answer, end_of_own_wal(observed), &observed.own_history)
-    else {
-        return false;
-    };
-    compare(end, own, history) == Verdict::InHistory
+    verdict(observed, source) == Some(Verdict::InHistory)
 }
 
 fn runs(postgres: &Postgres) -> bool {

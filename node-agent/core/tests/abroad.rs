@@ -81,6 +81,8 @@ fn follow(observed: &mut Observed, host: &str) {
         upstream: upstream.clone(),
         at: NOW,
         answer: Ok(observed.own_history.clone().unwrap()),
+        beginnings: observed.directory.beginnings.clone(),
+        same_wal: None,
     });
     observed.following = Some(upstream);
 }

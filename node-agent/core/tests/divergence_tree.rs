@@ -1,4 +1,5 @@
-//! Goal: `compare` says "in history" exactly when the local WAL is a part of the source's.
+//! Goal: `judge` says "in history" exactly when the local WAL is a part of the source's, whatever
+//! numbers the timelines have and wherever they were begun.
 //!
 //! Method: a random tree of timelines, each branching off another at a random position; two nodes
 //! at random places on it. What a node has is written out as ranges of (timeline, from, to), and
@@ -6,7 +7,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where a fact is missing")]
 
-use node_agent_core::divergence::{OwnEnd, Verdict, compare};
+use node_agent_core::beginning::{Beginning, Beginnings, Past};
+use node_agent_core::divergence::{OwnEnd, Verdict, judge};
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::{Lsn, TimelineId};
 use proptest::prelude::*;
@@ -40,6 +42,16 @@ fn history(tree: &[Branch], branch: usize) -> TimelineHistory {
     TimelineHistory { timeline: TimelineId(tree[branch].number), ancestors }
 }
 
+/// The first record of a branch is its own, whatever its number.
+fn beginnings(tree: &[Branch], branch: usize) -> Beginnings {
+    let later = pieces(tree, branch, 0).into_iter().skip(1);
+    let begun = later.map(|(b, _)| {
+        let begun = Beginning { at: Lsn(tree[b].begins), record: b.to_string() };
+        (TimelineId(tree[b].number), begun)
+    });
+    begun.collect()
+}
+
 /// Every byte of `mine` is the same byte in `theirs`, where the last piece of theirs has no end.
 fn part_of(mine: &[(usize, u64)], theirs: &[(usize, u64)]) -> bool {
     mine.iter().enumerate().all(|(i, (branch, to))| {
@@ -66,13 +78,8 @@ fn tree() -> impl Strategy<Value = Vec<Branch>> {
                 } else {
                     tree.iter().map(|b| b.number).max().unwrap_or(1) + 1
                 };
-                let twin = tree
-                    .iter()
-                    .any(|b| b.number == number && b.parent == Some(parent) && b.begins == begins);
-                // Two branches of one number at one position can't be told apart by histories.
-                if !twin {
-                    tree.push(Branch { number, parent: Some(parent), begins });
-                }
+                // Perhaps at the same position as a sibling of the same number.
+                tree.push(Branch { number, parent: Some(parent), begins });
             }
             tree
         },
@@ -97,12 +104,26 @@ proptest! {
         let (mine, theirs) = (mine.index(tree.len()), theirs.index(tree.len()));
         let lsn = tree[mine].begins + beyond;
         let own = OwnEnd { timeline: TimelineId(tree[mine].number), lsn: Lsn(lsn), exact };
-        let verdict = compare(own, &history(&tree, mine), &history(&tree, theirs));
+        let (my_history, my_beginnings) = (history(&tree, mine), beginnings(&tree, mine));
+        let (their_history, their_beginnings) = (history(&tree, theirs), beginnings(&tree, theirs));
+        let verdict = judge(
+            own,
+            Past { history: &my_history, beginnings: &my_beginnings },
+            Past { history: &their_history, beginnings: &their_beginnings },
+            None,
+        );
         let part = part_of(&pieces(&tree, mine, lsn), &pieces(&tree, theirs, u64::MAX));
         match verdict {
-            Verdict::InHistory => prop_assert!(exact && part),
+            // Of a timeline that it has nothing of, it has the same as anybody.
+            Verdict::InHistory => {
+                let mut has = pieces(&tree, mine, lsn);
+                has.truncate(has.len() - usize::from(beyond == 0 && has.len() > 1));
+                prop_assert!(exact && part_of(&has, &pieces(&tree, theirs, u64::MAX)));
+            }
             Verdict::CanNotTell => prop_assert!(!exact && mine == theirs),
-            Verdict::Diverged { timeline, fork } => {
+            Verdict::Unproven { .. } => prop_assert!(false, "every beginning is known"),
+            Verdict::Diverged { timeline, fork }
+            | Verdict::BegunTwice { parent: timeline, fork, .. } => {
                 prop_assert!(!part || !exact, "a part of it is called diverged");
                 // What it calls common is.
                 let common = pieces(&tree, mine, lsn);

@@ -48,6 +48,7 @@ fn promotion(evidence: Evidence, phase: Phase) -> Operation {
         document: None,
         expected_loss: None,
         journal: Vec::new(),
+        waived_vaults: std::collections::BTreeSet::new(),
     }
 }
 

@@ -11,13 +11,13 @@ mod upkeep;
 
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision, Reinit, Tend};
-use node_agent_core::divergence::{Verdict, compare};
+use node_agent_core::divergence::{self, SourceHistory, Verdict};
 use node_agent_core::observed::{Cluster, Observed, PeerAnswer, RecordView, Request};
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
-use node_agent_core::rewind::end_of_own_wal;
+
 use node_agent_core::time::Fact;
 use node_agent_wire::MemberName;
-use node_agent_wire::federation::{FederationRecord, Isolation, OperationKind};
+use node_agent_wire::federation::{FederationRecord, Isolation, Operation, OperationKind};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -291,20 +291,18 @@ fn check_replacement(o: &Observed, decision: &Decision) {
     }
 }
 
+/// The last answer of a source.
+fn source_of<'a>(o: &'a Observed, upstream: &Upstream) -> Option<&'a SourceHistory> {
+    let stands_for = |asked: &Upstream| match (asked, upstream) {
+        (Upstream::Archive { of: Some(peer) }, Upstream::Member { name, .. }) => peer.name == *name,
+        _ => asked == upstream,
+    };
+    o.source.iter().chain(&o.other_source).find(|s| stands_for(&s.upstream))
+}
+
 /// Nothing follows a source, or is rewound to it, whose history was not compared.
 fn check_following(o: &Observed, decision: &Decision) {
-    let verdict = |upstream: &Upstream| {
-        let stands_for = |asked: &Upstream| match (asked, upstream) {
-            (Upstream::Archive { of: Some(peer) }, Upstream::Member { name, .. }) => {
-                peer.name == *name
-            }
-            _ => asked == upstream,
-        };
-        let mut sources = o.source.iter().chain(&o.other_source);
-        let source = sources.find(|s| stands_for(&s.upstream))?;
-        let theirs = source.answer.as_ref().ok()?;
-        Some(compare(end_of_own_wal(o)?, o.own_history.as_ref()?, theirs))
-    };
+    let verdict = |upstream: &Upstream| divergence::verdict(o, source_of(o, upstream)?);
     for tend in &decision.tend {
         if let Tend::StartStandby(to) | Tend::Follow(to) = tend
             && *to != Upstream::Nobody
@@ -325,6 +323,9 @@ fn check_following(o: &Observed, decision: &Decision) {
             let expected = Verdict::Diverged { timeline: *timeline, fork: *fork };
             assert_eq!(verdict(source), Some(expected));
             assert!(!writes(&o.postgres) && o.config.use_pg_rewind);
+            let theirs = source_of(o, source).and_then(|s| Some(s.answer.as_ref().ok()?.timeline));
+            let own = o.own_history.as_ref().map(|own| own.timeline);
+            assert_ne!(theirs, own, "pg_rewind would do nothing");
         }
         Some(Act::Clone(from)) => {
             assert_eq!(o.postgres, Postgres::NoData);
@@ -358,13 +359,26 @@ fn rested(o: &Observed) -> bool {
 fn check_reinit(o: &Observed, reinit: &Reinit, verdict: Option<Verdict>) {
     let cluster = dcs(o).expect("the DCS is known");
     let leader = cluster.leader.as_ref().expect("there is a leader");
-    assert!(*leader != o.me.name && !leads(o, cluster) && !writes(&o.postgres));
-    assert!(matches!(&reinit.source, Upstream::Member { name, .. } if name == leader));
+    let rejoins = record(cluster).is_some_and(|r| {
+        let rejoin = |o: &Operation| o.kind == OperationKind::Rejoin && o.to == r.dc;
+        r.operation.as_ref().is_some_and(rejoin)
+    });
+    assert!(!writes(&o.postgres));
+    match &reinit.source {
+        Upstream::Remote { .. } => assert!(rejoins && leads(o, cluster), "given up by nobody"),
+        Upstream::Member { name, .. } => {
+            assert!(*leader != o.me.name && !leads(o, cluster) && name == leader);
+        }
+        other @ (Upstream::Archive { .. } | Upstream::Nobody) => panic!("a copy of {other:?}"),
+    }
     match verdict {
-        Some(Verdict::Diverged { timeline, fork }) => {
+        Some(
+            Verdict::Diverged { timeline, fork }
+            | Verdict::BegunTwice { parent: timeline, fork, .. },
+        ) => {
             assert_eq!(reinit.diverged, Some((timeline, fork)), "nothing is lost silently");
         }
-        Some(Verdict::InHistory | Verdict::CanNotTell) | None => {
+        Some(Verdict::InHistory | Verdict::CanNotTell | Verdict::Unproven { .. }) | None => {
             assert_eq!(reinit.diverged, None);
         }
     }
@@ -376,6 +390,7 @@ fn check_reinit(o: &Observed, reinit: &Reinit, verdict: Option<Verdict>) {
     assert!(
         config.remove_data_directory_on_rewind_failure
             || config.remove_data_directory_on_diverged_timelines
+            || rejoins
     );
     let interrupted =
         matches!(o.postgres, Postgres::Unreadable(_)) && o.directory.rewind_interrupted;

@@ -195,14 +195,14 @@ impl Hands {
 
     /// Where WAL that is discarded is kept; `None`: it is not.
     fn place_of_divergent_wal(&self, observed: &Observed) -> Option<PathBuf> {
-        crate::observe::record_of(observed).is_none_or(|r| r.policies.keep_divergent_wal).then(
-            || {
-                let data = self.tools.server.data_dir();
-                let name = data.file_name().map(|n| n.to_string_lossy().into_owned());
-                let name = name.unwrap_or_else(|| "data".to_owned());
-                data.with_file_name(format!("{name}.divergent-{}", clock::wall_us()))
-            },
-        )
+        let record = crate::observe::record_of(observed);
+        let waived = |record: &FederationRecord| {
+            let rejoin = record.operation.as_ref().filter(|o| o.to == record.dc);
+            rejoin.is_some_and(|o| o.waived_vaults.contains(&observed.me.name))
+        };
+        record
+            .is_none_or(|record| record.policies.keep_divergent_wal && !waived(record))
+            .then(|| self.tools.server.next_vault(clock::wall_us()))
     }
 
     fn rewind_plan(

@@ -2,8 +2,12 @@
 
 use super::Hands;
 use crate::clock;
-use node_agent_core::divergence::SourceHistory;
+use crate::postgres::Server;
+use node_agent_core::beginning::{Beginnings, SameWal, shared};
+use node_agent_core::divergence::{SourceHistory, common_end, own_end};
 use node_agent_core::postgres::Upstream;
+use node_agent_core::time::Boot;
+use node_agent_wire::history::TimelineHistory;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,10 +39,10 @@ impl Hands {
         let (server, wake) = (self.tools.server.clone(), self.wake.clone());
         tokio::spawn(async move {
             let at = clock::boot();
-            let history = history(&server, &upstream).await;
+            let answer = past(&server, &upstream, at).await;
             let changed = {
                 let mut known = answers.lock().unwrap_or_else(PoisonError::into_inner);
-                let next = SourceHistory { upstream, at, answer: history };
+                let next = answer;
                 let old = known.iter().position(|s| s.upstream == next.upstream);
                 let old = old.map(|index| known.remove(index));
                 // The same history again is news as well: it may be that it had to be sure.
@@ -56,24 +60,67 @@ impl Hands {
     }
 }
 
-async fn history(
-    server: &crate::postgres::Server,
-    upstream: &Upstream,
-) -> Result<node_agent_wire::history::TimelineHistory, String> {
-    const ASK_MAX: Duration = Duration::from_secs(2);
-    let (host, port) = match upstream {
-        Upstream::Member { host, port, .. } => (host.clone(), *port),
+const ASK_MAX: Duration = Duration::from_secs(2);
+
+/// What the upstream says of its past, beside the local one.
+async fn past(server: &Server, upstream: &Upstream, at: Boot) -> SourceHistory {
+    let silent = |why: String| SourceHistory {
+        upstream: upstream.clone(),
+        at,
+        answer: Err(why),
+        beginnings: Beginnings::new(),
+        same_wal: None,
+    };
+    let (host, port) = match address(server, upstream).await {
+        Ok(address) => address,
+        Err(why) => return silent(why),
+    };
+    let source = (host.as_str(), port);
+    let (history, beginnings) = match server.past_of(source, ASK_MAX).await {
+        Ok(past) => past,
+        Err(error) => return silent(error.to_string()),
+    };
+    let same_wal = same_wal(server, source, &history, &beginnings).await;
+    let upstream = upstream.clone();
+    SourceHistory { upstream, at, answer: Ok(history), beginnings, same_wal }
+}
+
+/// Compares WAL where the beginning of the newest timeline that both have is not known.
+async fn same_wal(
+    server: &Server,
+    source: (&str, u16),
+    history: &TimelineHistory,
+    beginnings: &Beginnings,
+) -> Option<SameWal> {
+    let own_history = server.history_of(None, ASK_MAX).await.ok()?;
+    let step = shared(&own_history, history).into_iter().next()?;
+    let own = own_end(&server.observe(clock::boot(), ASK_MAX).await)?;
+    let own_beginnings = server.beginnings(&own_history, own.lsn).await;
+    let known = |all: &Beginnings| all.get(&step.timeline).is_some_and(|b| b.at == step.at);
+    if known(beginnings) && known(&own_beginnings) {
+        return None;
+    }
+    let until = common_end(own, &own_history, history);
+    match server.same_wal(source, step, until, ASK_MAX).await {
+        Ok(compared) => compared,
+        Err(error) => {
+            tracing::warn!(%error, timeline = %step.timeline, "the WAL was not compared");
+            None
+        }
+    }
+}
+
+async fn address(server: &Server, upstream: &Upstream) -> Result<(String, u16), String> {
+    match upstream {
+        Upstream::Member { host, port, .. } => Ok((host.clone(), *port)),
         Upstream::Remote { hosts, cascade, .. } => {
             let who = server.remote_identity(hosts, ASK_MAX).await.map_err(|e| e.to_string())?;
             if who.in_recovery && !cascade {
                 return Err(format!("{}:{} is not a primary yet", who.host, who.port));
             }
-            (who.host, who.port)
+            Ok((who.host, who.port))
         }
-        Upstream::Archive { of: Some(peer) } => (peer.host.clone(), peer.port),
-        Upstream::Archive { of: None } | Upstream::Nobody => {
-            return Err("nobody is followed".to_owned());
-        }
-    };
-    server.history_of(Some((&host, port)), ASK_MAX).await.map_err(|e| e.to_string())
+        Upstream::Archive { of: Some(peer) } => Ok((peer.host.clone(), peer.port)),
+        Upstream::Archive { of: None } | Upstream::Nobody => Err("nobody is followed".to_owned()),
+    }
 }

@@ -5,6 +5,7 @@ mod follow;
 mod history;
 mod slots;
 mod tend;
+mod vault;
 mod wal_end;
 
 pub use history::HistoryDesk;

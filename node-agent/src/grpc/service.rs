@@ -3,7 +3,8 @@
 
 use super::grants;
 use crate::clock;
-use crate::postgres::Error as PostgresError;
+use crate::postgres::divergence::ChangedRelation;
+use crate::postgres::{Divergence, Error as PostgresError};
 use crate::rest::freshness;
 use crate::view::{Handle, View};
 use node_agent_core::observed::RecordView;
@@ -12,8 +13,8 @@ use node_agent_wire::Epoch;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::proto::agent_server::Agent;
 use node_agent_wire::proto::{
-    CheckpointReply, CheckpointRequest, FenceReply, FenceRequest, NodeStatus, PromoteReply,
-    PromoteRequest, Slot, StatusRequest,
+    CheckpointReply, CheckpointRequest, DiscardedWal, FenceReply, FenceRequest, NodeStatus,
+    PromoteReply, PromoteRequest, Slot, StatusRequest,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -181,6 +182,35 @@ pub fn status(handle: &Handle, view: &View) -> NodeStatus {
         copy_done_bytes: copied.map_or(0, |p| p.done_bytes),
         replication_user: handle.server.replication_user(),
         copy_total_bytes: copied.map_or(0, |p| p.total_bytes),
+        discarded: handle.server.last_report().as_ref().map(discarded),
+    }
+}
+
+/// How many tables a status names.
+const RELATIONS_SHOWN: usize = 5;
+
+fn discarded(report: &Divergence) -> DiscardedWal {
+    let named = |relation: &ChangedRelation| {
+        let table = relation.table.clone().unwrap_or_else(|| {
+            format!("{}/{}/{}", relation.tablespace, relation.database, relation.filenode)
+        });
+        let database = relation.database_name.as_ref().map(|name| format!("{name}: "));
+        format!("{}{table} ({} records)", database.unwrap_or_default(), relation.records)
+    };
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let beyond = report.relations.len().saturating_sub(RELATIONS_SHOWN);
+    DiscardedWal {
+        fork: report.fork.0,
+        timeline: report.timeline.0,
+        bytes: report.bytes,
+        transactions: report.transactions,
+        first_commit: report.first_commit.clone().unwrap_or_default(),
+        last_commit: report.last_commit.clone().unwrap_or_default(),
+        relations: report.relations.iter().take(RELATIONS_SHOWN).map(named).collect(),
+        relations_not_listed: count(beyond.saturating_add(report.relations_not_listed)),
+        complete: report.complete,
+        kept_in: report.kept_in.as_ref().map(|p| p.display().to_string()).unwrap_or_default(),
+        report: report.report.display().to_string(),
     }
 }
 

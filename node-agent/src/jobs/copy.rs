@@ -14,6 +14,9 @@ pub(super) const COPY_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A member that is to be replaced need not stop cleanly.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
+/// … and one whose WAL is to be reported first.
+const CLEAN_STOP_MAX: Duration = Duration::from_secs(60);
+
 /// What is copied, and how.
 #[derive(Clone, Debug)]
 pub struct CopyPlan {
@@ -66,6 +69,14 @@ pub struct ReinitPlan {
 /// discarded before the report is written (I8).
 pub async fn reinit(tools: Tools, plan: ReinitPlan) -> Result<(), String> {
     let server = &tools.server;
+    if plan.diverged.is_some() {
+        // A standby's control file says how far it has come only after a clean stop, and without
+        // that the report would miss what it has.
+        let stopped = server.stop(StopMode::Fast, CLEAN_STOP_MAX).await;
+        if let Err(error) = stopped {
+            tracing::warn!(error = %told(&error), "no clean stop before the report");
+        }
+    }
     if let Err(error) = server.stop(StopMode::Immediate, STOP_MAX).await {
         // Of a directory that is to be replaced nothing needs to be readable.
         match error {

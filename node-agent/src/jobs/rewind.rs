@@ -76,5 +76,6 @@ pub(super) async fn report_loss(
         report = %lost.report.display(),
         "discarding divergent WAL"
     );
+    server.note_report(lost);
     Ok(())
 }

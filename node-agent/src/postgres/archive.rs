@@ -40,7 +40,7 @@ pub(super) fn command_for(template: &str, path: &str, file: &str) -> String {
 }
 
 /// The name of the segment that holds `lsn` (PostgreSQL source, `XLogFileName`).
-fn segment_of(timeline: TimelineId, lsn: Lsn, segment_bytes: u64) -> String {
+pub(super) fn segment_of(timeline: TimelineId, lsn: Lsn, segment_bytes: u64) -> String {
     let bytes = segment_bytes.max(1);
     let (number, per_file) = (lsn.0 / bytes, ((1 << 32) / bytes).max(1));
     format!("{:08X}{:08X}{:08X}", timeline.0, number / per_file, number % per_file)

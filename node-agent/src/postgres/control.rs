@@ -30,6 +30,8 @@ pub(super) struct Control {
     pub(super) minima: BTreeMap<&'static str, u64>,
     /// Bytes of one WAL segment.
     pub(super) segment_bytes: u64,
+    /// Bytes of one page of WAL.
+    pub(super) page_bytes: u64,
 }
 
 /// Reads the output of `pg_controldata`.
@@ -75,6 +77,7 @@ pub(super) fn parse(text: &str) -> Result<Control, Error> {
         },
         minima,
         segment_bytes: number("Bytes per WAL segment")?,
+        page_bytes: number("WAL block size")?,
     })
 }
 

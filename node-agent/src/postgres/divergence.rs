@@ -8,13 +8,17 @@ use node_agent_wire::history::TimelineHistory;
 use node_agent_wire::{Lsn, TimelineId};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Reading the WAL of a long divergence; past it the report says that it is incomplete.
 const WALDUMP_DEADLINE: Duration = Duration::from_secs(120);
 /// A report for people: beyond this many relations only their number grows.
 const RELATIONS_MAX: usize = 1000;
+
+/// … and beyond this many transactions.
+const COMMITS_MAX: usize = 10_000;
 
 /// What pg_waldump says where the WAL ends.
 const END_OF_WAL: [&str; 3] =
@@ -42,6 +46,10 @@ pub struct Divergence {
     pub first_commit: Option<String>,
     /// Commit time of the last of them, UTC.
     pub last_commit: Option<String>,
+    /// Each of them, in the order of the WAL.
+    pub commits: Vec<Commit>,
+    /// Committed transactions beyond those listed.
+    pub commits_not_listed: u64,
     /// Relations with changes, most changes first.
     pub relations: Vec<ChangedRelation>,
     /// Relations with changes beyond those listed.
@@ -50,12 +58,24 @@ pub struct Divergence {
     pub complete: bool,
     /// Why it was not; empty when it was.
     pub stopped_at: String,
-    /// Where the WAL segments are kept, when they are.
+    /// The sealed vault that the WAL is kept in, when it is.
     pub kept_in: Option<PathBuf>,
     /// The segments kept.
     pub kept_segments: Vec<String>,
     /// This report as a file.
     pub report: PathBuf,
+}
+
+/// A transaction that would be discarded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Commit {
+    /// Its number.
+    pub xid: u32,
+    /// When it was committed, UTC.
+    pub at: String,
+    /// Where its commit record begins.
+    #[serde(serialize_with = "lsn_text")]
+    pub lsn: Lsn,
 }
 
 /// A relation by its file, as the WAL names it; [`Server::name_relations`] adds the names.
@@ -119,6 +139,7 @@ struct Tally {
     transactions: u64,
     first_commit: Option<String>,
     last_commit: Option<String>,
+    commits: Vec<Commit>,
     relations: BTreeMap<(u32, u32, u32), u64>,
 }
 
@@ -149,10 +170,15 @@ impl Tally {
         {
             self.transactions += 1;
             // `COMMIT time`, or `COMMIT_PREPARED transaction: time`.
+            let prepared = description.split_whitespace().nth(1).and_then(|w| w.strip_suffix(':'));
+            let xid = prepared.or(between(line, "tx:", ",")).and_then(|xid| xid.parse().ok());
             let words = description.split_whitespace().skip(1).skip_while(|w| w.ends_with(':'));
             let at = words.take(3).collect::<Vec<_>>().join(" ");
             let at = at.trim_end_matches([';', ',']).to_owned();
             self.first_commit.get_or_insert_with(|| at.clone());
+            if self.commits.len() < COMMITS_MAX {
+                self.commits.push(Commit { xid: xid.unwrap_or(0), at: at.clone(), lsn });
+            }
             self.last_commit = Some(at);
         }
         let mut seen = Vec::new();
@@ -215,24 +241,22 @@ fn segments_from(
     kept
 }
 
-/// Copies the segments, synced.
-fn keep(from: &Path, to: &Path, names: &[String]) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for name in names {
-        std::fs::copy(from.join(name), to.join(name))?;
-        std::fs::File::open(to.join(name))?.sync_all()?;
-    }
-    std::fs::File::open(to)?.sync_all()
+fn text_of(report: &Divergence) -> Result<String, Error> {
+    let text = serde_json::to_string_pretty(report).map_err(|e| Error::Answer {
+        what: "the divergence report".to_owned(),
+        answer: e.to_string(),
+    })?;
+    Ok(format!("{text}\n"))
 }
 
 impl Server {
-    /// What this stopped server has after `fork` on `timeline`; copies the WAL segments that
-    /// hold it into `keep_in` when given. Nothing of the server is changed, but that WAL that is
-    /// in the archive only is put back.
+    /// What this stopped server has after `fork` on `timeline`; the WAL segments that hold it are
+    /// sealed in the vault `keep_in` when given. Nothing of the server is changed, but that WAL
+    /// that is in the archive only is put back.
     ///
     /// # Errors
-    /// Refused while the server runs. When the WAL at the fork can't be read, or the segments or
-    /// the report can't be written: then nothing may be discarded.
+    /// Refused while the server runs. When the WAL at the fork can't be read, the report can't be
+    /// written or the vault can't be sealed: then nothing may be discarded.
     pub async fn divergence_report(
         &self,
         fork: Lsn,
@@ -249,7 +273,7 @@ impl Server {
         let stretches = stretches(&self.history_at_rest().await?, timeline, fork);
         let mut tally = Tally::default();
         let (mut stopped_at, mut complete) = (String::new(), true);
-        let mut kept_segments = Vec::new();
+        let mut segments = Vec::new();
         for stretch in &stretches {
             self.fetch_archived(stretch.timeline, stretch.start, segment_bytes).await?;
             let beyond = self.segments_of(stretch, segment_bytes)?;
@@ -261,11 +285,10 @@ impl Server {
                 complete = false;
                 stopped_at = reason;
             }
-            if let Some(directory) = &keep_in {
-                kept_segments.extend(self.keep_wal(directory, beyond).await?);
-            }
+            segments.extend(beyond);
         }
         let end = tally.end.unwrap_or(fork).max(fork);
+        let listed = u64::try_from(tally.commits.len()).unwrap_or(u64::MAX);
         let (relations, relations_not_listed) = tally.relations();
         let name = format!(
             "{}.divergence-{timeline}-{:X}-{:X}.json",
@@ -273,7 +296,7 @@ impl Server {
             fork.0 >> 32,
             fork.0 & 0xFFFF_FFFF
         );
-        let report = Divergence {
+        let mut report = Divergence {
             timeline,
             later_timelines: stretches.iter().skip(1).map(|s| s.timeline.0).collect(),
             fork,
@@ -282,15 +305,23 @@ impl Server {
             transactions: tally.transactions,
             first_commit: tally.first_commit,
             last_commit: tally.last_commit,
+            commits_not_listed: tally.transactions.saturating_sub(listed),
+            commits: tally.commits,
             relations,
             relations_not_listed,
             stopped_at,
             complete,
-            kept_in: keep_in,
-            kept_segments,
+            kept_in: None,
+            kept_segments: Vec::new(),
             report: self.places.beside(&name),
         };
         self.write_report(&report).await?;
+        if let Some(vault) = keep_in {
+            let text = text_of(&report)?;
+            report.kept_in = Some(self.seal_vault(&vault, &segments, text).await?);
+            report.kept_segments = segments;
+            self.write_report(&report).await?;
+        }
         Ok(report)
     }
 
@@ -319,13 +350,20 @@ impl Server {
         }
     }
 
+    /// Notes a report whose vault is sealed, where there is to be one, for whoever asks.
+    pub fn note_report(&self, report: Divergence) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = Some(report);
+    }
+
+    /// The last report since the agent started.
+    #[must_use]
+    pub fn last_report(&self) -> Option<Divergence> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The report as a file.
     pub(super) async fn write_report(&self, report: &Divergence) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(report).map_err(|e| Error::Answer {
-            what: "the divergence report".to_owned(),
-            answer: e.to_string(),
-        })?;
-        files::write(&report.report, format!("{text}\n")).await?;
+        files::write(&report.report, text_of(report)?).await?;
         Ok(())
     }
 
@@ -369,16 +407,6 @@ impl Server {
         let entries = std::fs::read_dir(&wal).map_err(files::failed("read", &wal))?;
         let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
         Ok(segments_from(names, stretch.timeline, stretch.start, segment_bytes))
-    }
-
-    async fn keep_wal(&self, directory: &Path, names: Vec<String>) -> Result<Vec<String>, Error> {
-        let wal = self.places.data("pg_wal");
-        let (to, kept) = (directory.to_owned(), names.clone());
-        tokio::task::spawn_blocking(move || keep(&wal, &to, &kept))
-            .await
-            .unwrap_or_else(|e| Err(std::io::Error::other(e)))
-            .map_err(files::failed("keep WAL in", directory))?;
-        Ok(names)
     }
 }
 

@@ -25,6 +25,8 @@ fn records_are_counted() {
     assert_eq!(tally.transactions, 2);
     assert_eq!(tally.first_commit.as_deref(), Some("2026-11-23 02:45:09.123456 UTC"));
     assert_eq!(tally.last_commit.as_deref(), Some("2026-11-23 02:46:00.000001 UTC"));
+    let commits: Vec<_> = tally.commits.iter().map(|c| (c.xid, c.lsn.0)).collect();
+    assert_eq!(commits, [(735, 0x0300_E6D0), (736, 0x0300_E6F8)]);
     // 34 bytes of the last record, aligned to 40.
     assert_eq!(tally.end, Some(Lsn(0x0300_E750)));
     let (relations, beyond) = tally.relations();
@@ -60,6 +62,7 @@ fn records_of_every_version_and_prepared_transactions() {
         let mut tally = Tally::default();
         assert!(lines.iter().all(|line| tally.record(line)));
         assert_eq!((tally.transactions, tally.last_commit.as_deref()), (1, Some(at)));
+        assert!([488, 755].contains(&tally.commits[0].xid), "{:?}", tally.commits);
         assert_eq!(tally.end, Some(Lsn(end)), "as the end of WAL that pg_waldump names");
         let (relations, _) = tally.relations();
         assert_eq!((relations.len(), relations[0].filenode), (1, 16384));
@@ -117,6 +120,8 @@ fn the_report_is_readable() {
         transactions: 1,
         first_commit: None,
         last_commit: None,
+        commits: Vec::new(),
+        commits_not_listed: 0,
         relations: Vec::new(),
         relations_not_listed: 0,
         stopped_at: String::new(),

@@ -47,7 +47,7 @@ fn bad(problem: impl ToString) -> Error {
     Error::Answer { what: "the identity query's answer".to_owned(), answer: problem.to_string() }
 }
 
-async fn identify(target: Target, deadline: Duration) -> Result<Source, Error> {
+pub(super) async fn identify(target: Target, deadline: Duration) -> Result<Source, Error> {
     let mut session = Session::connect(&target, deadline, deadline).await?;
     let text = session.text("tell its identity", IDENTITY, &[], deadline).await?;
     let answer: Answer = serde_json::from_str(&text.unwrap_or_default()).map_err(bad)?;

@@ -16,6 +16,7 @@
 mod archive;
 mod attendance;
 mod backup;
+mod beginning;
 mod bootstrap;
 mod cache;
 mod catalogue;
@@ -52,7 +53,9 @@ mod slots;
 mod status;
 mod sync_waits;
 mod tls;
+mod vault;
 mod version;
+mod wal_page;
 mod words;
 
 pub use divergence::Divergence;
@@ -164,6 +167,8 @@ pub struct Server {
     spare: Mutex<Option<Session>>,
     memory: Mutex<Memory>,
     started: Notify,
+    /// The last divergence report since the agent started.
+    report: Mutex<Option<Divergence>>,
 }
 
 /// Now, on the clock that the guard's deadlines count on.
@@ -195,6 +200,7 @@ impl Server {
             spare: Mutex::new(None),
             memory: Mutex::default(),
             started: Notify::new(),
+            report: Mutex::default(),
         })
     }
 

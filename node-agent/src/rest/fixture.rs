@@ -241,6 +241,7 @@ pub(crate) fn record(epoch: u64, primary: &str) -> FederationRecord {
         policies: Policies::default(),
         streamed: false,
         confirmed: None,
+        resolution: None,
     }
 }
 

@@ -11,7 +11,12 @@ pub use crate::isolation::Isolation;
 use crate::lsn::{Lsn, TimelineId};
 pub use crate::retention::Retention;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[path = "words.rs"]
+mod words;
+
+pub use words::{Confirmation, JournalEntry, Resolution};
 
 /// The version of the record's format that this code writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -50,6 +55,9 @@ pub struct FederationRecord {
     /// An operator confirmed after a cold start that this epoch is the present one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<Confirmation>,
+    /// Which datacenter is kept of those that claim the present epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<Resolution>,
 }
 
 /// Nobody in the datacenter may accept writes while this is set.
@@ -157,6 +165,9 @@ pub struct Operation {
     /// What has been begun and done, in order.
     #[serde(default)]
     pub journal: Vec<JournalEntry>,
+    /// Members whose divergent WAL an operator gives up without a vault.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub waived_vaults: BTreeSet<MemberName>,
 }
 
 impl Operation {
@@ -184,6 +195,7 @@ impl Operation {
             approvals: Vec::new(),
             document: None,
             journal: Vec::new(),
+            waived_vaults: BTreeSet::new(),
         }
     }
 
@@ -203,24 +215,6 @@ pub enum Phase {
     Aborting,
     /// Committed: only forward from here.
     Committed,
-}
-
-/// One line of the journal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JournalEntry {
-    /// The stable name of the step.
-    pub step: String,
-    /// When it was begun, in microseconds since the Unix epoch.
-    pub begun_at_us: i64,
-    /// When it was found done; `None` while under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub done_at_us: Option<i64>,
-    /// What was found, in words.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub note: String,
-    /// The parts that are done, of a step that goes part by part.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub parts: Vec<String>,
 }
 
 /// Why it is safe that the former primary datacenter no longer accepts writes, best first.
@@ -301,17 +295,6 @@ pub struct Claim {
     pub at_us: i64,
 }
 
-/// An operator's word after a cold start.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confirmation {
-    /// The epoch that they confirm.
-    pub epoch: Epoch,
-    /// The operator.
-    pub by: String,
-    /// When, microseconds since the Unix epoch. Counts until the datacenter has a leader again.
-    pub at_us: i64,
-}
-
 /// One datacenter as the others reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DcEntry {
@@ -357,7 +340,7 @@ pub struct Policies {
     pub cold_start_after_s: u64,
     /// A planned switchover is refused while the target is further behind than this, in bytes.
     pub switchover_lag_bytes_max: u64,
-    /// Divergent WAL is kept beside the data directory before it is rewound.
+    /// Divergent WAL is kept in a vault beside the data directory before it is rewound.
     pub keep_divergent_wal: bool,
     /// Which evidence a promotion needs: a formula over the names of [`Evidence`]. Kept as text: a
     /// record that holds one which cannot be read is readable all the same, and promotes nobody.
@@ -372,6 +355,8 @@ pub struct Policies {
     pub grants: Option<GrantPolicy>,
     /// A retention runway that is shorter than this many seconds is a problem.
     pub runway_warning_s: u64,
+    /// A vault is removed this many seconds after it was sealed; 0: never.
+    pub vault_retention_s: u64,
 }
 
 /// Any one piece of evidence.
@@ -388,6 +373,7 @@ impl Default for Policies {
             sequence_gap: 0,
             grants: None,
             runway_warning_s: 4 * 3600,
+            vault_retention_s: 30 * 24 * 3600,
         }
     }
 }
@@ -474,6 +460,7 @@ impl FederationRecord {
         next.claim = peer.claim.clone();
         next.streamed = false;
         next.confirmed = None;
+        next.resolution = None;
         if self.names_us() && peer.primary != self.dc && next.fence.is_none() {
             next.fence = Some(Fence {
                 epoch: peer.epoch,

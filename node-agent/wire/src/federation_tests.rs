@@ -14,6 +14,7 @@ fn record(dc: &str, epoch: u64, primary: &str) -> FederationRecord {
         policies: Policies::default(),
         streamed: false,
         confirmed: None,
+        resolution: None,
     }
 }
 

@@ -268,7 +268,7 @@ impl Synchronous {
                 Effect::SetNames(names) => self.set_names(world, me, names),
                 Effect::Promote => {
                     world.timeline += 1;
-                    world.wal[usize::from(me)].push(Record::Timeline(world.timeline));
+                    world.wal[usize::from(me)].push(Record::Timeline(world.timeline, 0));
                     world.writes = true;
                     self.reached.note(1);
                 }

@@ -344,6 +344,8 @@ impl View {
                 upstream: healthy::member_upstream(name(leader).as_str()),
                 at: NOW,
                 answer: Ok(wal.history()),
+                beginnings: wal.beginnings(),
+                same_wal: None,
             });
         }
         observed
@@ -407,10 +409,12 @@ impl View {
         match self.server {
             Server::Down { primary, wal } => {
                 observed.own_history = Some(wal.history());
+                observed.directory.beginnings = wal.beginnings();
                 observed.postgres = Postgres::Stopped(control(primary, &wal));
             }
             Server::Primary { wal, names, flushed } => {
                 observed.own_history = Some(wal.history());
+                observed.directory.beginnings = wal.beginnings();
                 let mut running = running(&wal, names);
                 running.in_recovery = false;
                 running.senders = nodes()
@@ -428,6 +432,7 @@ impl View {
             }
             Server::Standby { wal, names, follows, streams } => {
                 observed.own_history = Some(wal.history());
+                observed.directory.beginnings = wal.beginnings();
                 observed.following = Some(match follows {
                     Some(id) => healthy::member_upstream(name(id).as_str()),
                     None => Upstream::Nobody,

@@ -1,5 +1,6 @@
 //! WAL in eight bytes: rows, shutdown checkpoints and switches of the timeline.
 
+use node_agent_core::beginning::{Beginning, Beginnings};
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::{Lsn, TimelineId};
 
@@ -18,8 +19,8 @@ pub enum Record {
     Row(u8),
     /// The checkpoint of a clean shutdown.
     Shutdown,
-    /// A promotion: from here on this timeline.
-    Timeline(u8),
+    /// A promotion: from here on this timeline, and which promotion it was, where numbers repeat.
+    Timeline(u8, u8),
 }
 
 /// The records of one data directory.
@@ -112,13 +113,26 @@ impl Wal {
     pub fn history(&self) -> TimelineHistory {
         let mut history = TimelineHistory { timeline: TimelineId(1), ancestors: Vec::new() };
         for (at, record) in (0_u8..).zip(self.records()) {
-            if let Record::Timeline(next) = record {
+            if let Record::Timeline(next, _) = record {
                 let ended_at = position(at);
                 history.ancestors.push(Ancestor { timeline: history.timeline, ended_at });
                 history.timeline = TimelineId(u32::from(next));
             }
         }
         history
+    }
+
+    /// How its timelines begin.
+    #[must_use]
+    pub fn beginnings(&self) -> Beginnings {
+        let mut all = Beginnings::new();
+        for (at, record) in (0_u8..).zip(self.records()) {
+            if let Record::Timeline(timeline, by) = record {
+                let begun = Beginning { at: position(at), record: by.to_string() };
+                all.insert(TimelineId(u32::from(timeline)), begun);
+            }
+        }
+        all
     }
 }
 
@@ -140,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_history_is_read_off_the_records() {
-        let two = wal(&[Record::Row(1), Record::Timeline(2), Record::Row(2)]);
+        let two = wal(&[Record::Row(1), Record::Timeline(2, 0), Record::Row(2)]);
         let history = two.history();
         assert_eq!(history.timeline, TimelineId(2));
         assert_eq!(
@@ -152,13 +166,13 @@ mod tests {
 
     #[test]
     fn a_rewind_keeps_what_is_common_and_a_stream_looks_at_positions_only() {
-        let source = wal(&[Record::Row(1), Record::Timeline(2), Record::Row(3)]);
+        let source = wal(&[Record::Row(1), Record::Timeline(2, 0), Record::Row(3)]);
         let mut old = wal(&[Record::Row(1), Record::Row(2)]);
         let mut blind = old;
         blind.receive(&source, 9);
         assert!(blind.has(2) && blind.has(3) && blind.len() == 3);
         old.rewind_to(&source);
         old.receive(&source, 2);
-        assert_eq!(old, wal(&[Record::Row(1), Record::Timeline(2)]));
+        assert_eq!(old, wal(&[Record::Row(1), Record::Timeline(2, 0)]));
     }
 }

@@ -2,6 +2,8 @@
 
 use super::{Change, ChangeError, busy, checked};
 use node_agent_wire::federation::{Confirmation, FederationRecord, Fence};
+use node_agent_wire::{MemberName, OperationId};
+use std::collections::BTreeSet;
 
 /// Fences the primary datacenter by an operator's hand.
 ///
@@ -44,7 +46,22 @@ pub fn operator_lift(record: &FederationRecord) -> Change {
         let (dc, primary) = (record.dc.clone(), record.primary.clone());
         return Err(ChangeError::NotPrimary { dc, primary });
     }
+    super::resolve::may_lift(record)?;
     checked(record, FederationRecord { fence: None, ..record.clone() })
+}
+
+/// Gives up the vaults of these members in an open rejoin.
+///
+/// # Errors
+/// The operation is gone.
+pub fn waive_vaults(
+    record: &FederationRecord,
+    id: &OperationId,
+    members: &BTreeSet<MemberName>,
+) -> Change {
+    let mut operation = super::ours(record, id)?.clone();
+    operation.waived_vaults.extend(members.iter().cloned());
+    checked(record, FederationRecord { operation: Some(operation), ..record.clone() })
 }
 
 /// Notes an operator's word that the present epoch still holds after a cold start.

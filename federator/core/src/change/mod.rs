@@ -10,12 +10,14 @@ mod by_hand;
 mod commit;
 mod isolate;
 mod members;
+mod resolve;
 
 pub use back::{AbortBegun, begin_abort, turn_back};
-pub use by_hand::{confirm, operator_fence, operator_lift};
+pub use by_hand::{confirm, operator_fence, operator_lift, waive_vaults};
 pub use commit::{add_evidence, commit, may_lead, seal, still_acknowledged};
 pub use isolate::{Round, isolate};
 pub use members::{expel, expelled, forget, forgotten, refresh};
+pub use resolve::{decide, follow_kept, give_way, keep};
 
 use crate::evidence::EvidenceError;
 use node_agent_wire::federation::{
@@ -126,6 +128,18 @@ pub enum ChangeError {
         /// Whose record says so.
         holder: DcName,
     },
+    /// Another datacenter was chosen to stay primary.
+    #[error("{by} has settled epoch {epoch} already: {keep} is kept, by the record of {dc}")]
+    Decided {
+        /// Whose record.
+        dc: DcName,
+        /// The epoch.
+        epoch: Epoch,
+        /// The datacenter that is kept.
+        keep: DcName,
+        /// Who has chosen.
+        by: String,
+    },
     /// Only the primary datacenter can be fenced by hand, and followed.
     #[error("{dc} is not the primary datacenter: its record names {primary}")]
     NotPrimary {
@@ -210,6 +224,7 @@ pub fn first_record(
         policies,
         streamed: false,
         confirmed: None,
+        resolution: None,
     }
 }
 

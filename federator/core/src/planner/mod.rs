@@ -4,6 +4,7 @@ pub mod fence;
 pub mod promotion;
 pub mod rejoin;
 pub mod removal;
+pub mod resolve;
 pub mod setup;
 pub mod switchover;
 
@@ -250,6 +251,7 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
         evidence: operation.all_evidence().cloned().collect(),
         approvals: operation.approvals.clone(),
         expected_loss: operation.expected_loss.clone(),
+        waived_vaults: operation.waived_vaults.clone(),
         steps,
     }
 }

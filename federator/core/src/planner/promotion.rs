@@ -81,6 +81,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
             evidence: proof.set.recorded(),
             approvals: Vec::new(),
             expected_loss: Some(estimate),
+            waived_vaults: std::collections::BTreeSet::new(),
             steps: steps(&from, to, extent),
         })
     })

@@ -72,6 +72,7 @@ pub fn plan(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
             evidence: Vec::new(),
             approvals: Vec::new(),
             expected_loss: None,
+            waived_vaults: BTreeSet::new(),
             steps: steps(dc, &primary),
         })
     })

@@ -130,6 +130,7 @@ fn plan_for(
             evidence: Vec::new(),
             approvals: Vec::new(),
             expected_loss: None,
+            waived_vaults: std::collections::BTreeSet::new(),
             steps,
             followers: open,
         })

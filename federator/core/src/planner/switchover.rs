@@ -62,6 +62,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
             evidence: Vec::new(),
             approvals: Vec::new(),
             expected_loss: None,
+            waived_vaults: std::collections::BTreeSet::new(),
             steps: steps(&from, to),
         })
     })

@@ -6,6 +6,8 @@ mod keys;
 use self::keys::any_cluster;
 use super::grants;
 use super::healthy::{NOW, SYSTEM, WALL_US, ago, cluster, control, member, record, standby};
+use super::words::begun;
+use node_agent_core::beginning::Beginnings;
 use node_agent_core::directory::{Directory, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::failsafe::{Failsafe, Votes};
@@ -44,10 +46,11 @@ pub fn observed() -> impl Strategy<Value = Observed> {
     (node, around, any_cluster(), asked, more, (weighted(0.5, lsn()), directory(), grants::any()))
         .prop_map(|(node, around, (known, view), asked, (deprived, asked_at), written)| {
             let (request, other_source, early_end) = asked;
-            let (names_set_at, directory, grants) = written;
+            let (names_set_at, mut directory, grants) = written;
             let (me, postgres, lease, job, own_history, following, source) = node;
             let (poll, peers, seen, members_seen, start_failures, stand_back) = around;
             let (observer, failsafe) = seen;
+            directory.beginnings = begun(&own_history);
             Observed {
                 me,
                 postgres,
@@ -146,6 +149,8 @@ fn directory() -> impl Strategy<Value = Directory> {
             unguarded,
             leaderless_copy,
             progress: None,
+            work_failed: None,
+            beginnings: Beginnings::new(),
         },
     )
 }
@@ -223,10 +228,15 @@ fn source() -> impl Strategy<Value = SourceHistory> {
         4 => history().prop_map(Ok),
         1 => Just(Err("connection refused".to_owned())),
     ];
-    (upstream(), moment(), answer).prop_map(|(upstream, at, answer)| SourceHistory {
-        upstream,
-        at,
-        answer,
+    let known = select(vec!["same", "same", "same", "other", "unknown"]);
+    (upstream(), moment(), answer, known).prop_map(|(upstream, at, answer, known)| {
+        let mut beginnings = answer.as_ref().map(begun).unwrap_or_default();
+        match known {
+            "other" => beginnings.values_mut().for_each(|b| b.record = "01".to_owned()),
+            "unknown" => beginnings.clear(),
+            _ => {}
+        }
+        SourceHistory { upstream, at, answer, beginnings, same_wal: None }
     })
 }
 

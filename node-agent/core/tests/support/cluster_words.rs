@@ -163,8 +163,8 @@ fn record_view(text: &str) -> Result<RecordView, String> {
     Ok(RecordView::Present(Box::new(Keyed { value, revision: Revision(43) })))
 }
 
-/// `epoch 1 primary dc1 [fence] [acked] [switchover] [lease] [alone]`, and `claimed` or `confirmed`
-/// with a time.
+/// `epoch 1 primary dc1 [fence] [acked] [switchover] [rejoin] [lease] [alone]`,
+/// and `claimed` or `confirmed` with a time.
 fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
     let mut words = Words::of(text);
     if !words.flag("epoch") {
@@ -191,6 +191,11 @@ fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
     }
     if words.flag("switchover") {
         record.operation = Some(switchover(epoch));
+    }
+    if words.flag("rejoin") {
+        let kind = OperationKind::Rejoin;
+        let to = record.dc.clone();
+        record.operation = Some(Operation { kind, from: None, to, ..switchover(epoch) });
     }
     if words.flag("lease") {
         for entry in record.members.values_mut() {

@@ -233,6 +233,7 @@ pub fn record(dc: &str, epoch: u64, primary: &str) -> FederationRecord {
         policies: Policies::default(),
         streamed: false,
         confirmed: None,
+        resolution: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a scenario says of this node and its PostgreSQL.
 
 use super::healthy::{NOW, WALL_US, ago, control, receiver, sender, slot, standby};
-use super::words::{Words, duration, history, items, lsn, upstream};
+use super::words::{Words, begun, duration, history, items, lsn, upstream};
+use node_agent_core::beginning::SameWal;
 use node_agent_core::directory::{Directory, Progress, WalEnd};
 use node_agent_core::divergence::SourceHistory;
 use node_agent_core::observed::{Job, JobKind, Observed, Request};
@@ -44,6 +45,8 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
         "sync lost" => observed.sync_lost = items(value).map(Into::into).collect(),
         "own history" => {
             observed.own_history = (value != "none").then(|| history(value)).transpose()?;
+            observed.directory.beginnings =
+                observed.own_history.as_ref().map(begun).unwrap_or_default();
         }
         "following" => {
             observed.following = (value != "unknown").then(|| upstream(value));
@@ -70,7 +73,10 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             observed.start_failures = value.parse().map_err(|_| "not a number")?;
         }
         "stand back" => observed.stand_back_until = Some(NOW + duration(value)?),
-        "directory" => observed.directory = directory(value)?,
+        "directory" => {
+            let beginnings = std::mem::take(&mut observed.directory.beginnings);
+            observed.directory = Directory { beginnings, ..directory(value)? };
+        }
         "request" if value.starts_with("reinit") => {
             let from_leader = value.ends_with("from leader");
             observed.request = Some(Request::Reinit { from_leader });
@@ -282,7 +288,9 @@ fn slot_of(item: &str) -> Result<SlotFact, String> {
     Ok(slot)
 }
 
-/// `pg2 2:1@0/3000000 asked 1s`, or `remote silent WHY`.
+/// `pg2 2:1@0/3000000 [twice=2] [unknown] [same-wal|other-wal] [asked 1s]`, or `remote silent WHY`:
+/// a timeline that it began itself at that position; no beginning is known of it; its WAL up to
+/// there, compared.
 fn source(text: &str) -> Result<SourceHistory, String> {
     let mut words = Words::of(text);
     let upstream = upstream(words.next()?);
@@ -291,8 +299,23 @@ fn source(text: &str) -> Result<SourceHistory, String> {
         "silent" => Err(words.rest()),
         other => Ok(history(other)?),
     };
+    let mut beginnings = answer.as_ref().map(begun).unwrap_or_default();
+    if let Some(twice) = words.value("twice")?.map(TimelineId)
+        && let Some(begun) = beginnings.get_mut(&twice)
+    {
+        begun.record = "01".to_owned();
+    }
+    if words.flag("unknown") {
+        beginnings.clear();
+    }
+    let timeline = answer.as_ref().map_or(TimelineId(1), |history| history.timeline);
+    let compared = |same| SameWal { timeline, until: Lsn(u64::MAX), same };
+    let same_wal = match (words.flag("same-wal"), words.flag("other-wal")) {
+        (false, false) => None,
+        (same, _) => Some(compared(same)),
+    };
     words.end()?;
-    Ok(SourceHistory { upstream, at: ago(asked), answer })
+    Ok(SourceHistory { upstream, at: ago(asked), answer, beginnings, same_wal })
 }
 
 /// `pg1 asked 3s`: who was asked for its slots, and when.

@@ -1,6 +1,7 @@
 //! The small words of the scenario language.
 
 use super::healthy::{member_upstream, remote_upstream};
+use node_agent_core::beginning::{Beginning, Beginnings};
 use node_agent_core::postgres::{Peer, Upstream};
 use node_agent_wire::history::{Ancestor, TimelineHistory};
 use node_agent_wire::{Lsn, TimelineId};
@@ -85,6 +86,16 @@ pub fn history(text: &str) -> Result<TimelineHistory, String> {
         ancestors.push(Ancestor { timeline, ended_at: lsn.parse().map_err(|_| bad())? });
     }
     Ok(TimelineHistory { timeline, ancestors })
+}
+
+/// How the timelines of a history begin, when everybody has them from one server.
+pub fn begun(history: &TimelineHistory) -> Beginnings {
+    let later = history.ancestors.iter().skip(1).map(|ancestor| ancestor.timeline);
+    let timelines = later.chain([history.timeline]);
+    let begun = |(timeline, parent): (TimelineId, &Ancestor)| {
+        (timeline, Beginning { at: parent.ended_at, record: "00".to_owned() })
+    };
+    timelines.zip(&history.ancestors).map(begun).collect()
 }
 
 /// `pg2`, `remote`, `archive`, `archive/pg2` (with the member that is asked) or `nobody`.

@@ -5,6 +5,7 @@ use super::record::{Ack, Rec};
 use super::world::{Dc, Id, PLACES, Pg, World};
 use crate::healthy::{self, NOW, WALL_US};
 use crate::wal::{Record, Wal, position};
+use node_agent_core::beginning::Beginnings;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision, StopMode, Tend};
 use node_agent_core::divergence::SourceHistory;
@@ -46,6 +47,8 @@ pub struct View {
     streams: bool,
     /// Deliberate: the record is not looked at.
     blind: bool,
+    /// Deliberate: how timelines begin is not looked at.
+    alike: bool,
 }
 
 /// One effect.
@@ -61,6 +64,8 @@ pub enum Effect {
     Follow(Option<Id>),
     /// Rewind to the source, keeping so many records.
     Rewind(u8),
+    /// Give the data directory up for a copy of this datacenter.
+    Copy(Id),
     /// Promote.
     Promote,
     /// Start as primary.
@@ -91,7 +96,30 @@ impl View {
         let source = dc.standby.filter(|of| *of != me).map(|of| world.dc(of).wal);
         let seen = [None; PLACES];
         let streams = world.streams(me);
-        Self { count: world.count, me, dc: Dc { seen, ..dc }, peers, source, streams, blind }
+        Self {
+            count: world.count,
+            me,
+            dc: Dc { seen, ..dc },
+            peers,
+            source,
+            streams,
+            blind,
+            alike: false,
+        }
+    }
+
+    /// The same without a look at how timelines begin.
+    #[must_use]
+    pub fn by_history_alone(self) -> Self {
+        Self { alike: true, ..self }
+    }
+
+    fn beginnings(&self, wal: &Wal) -> Beginnings {
+        let mut all = wal.beginnings();
+        if self.alike {
+            all.values_mut().for_each(|begun| begun.record.clear());
+        }
+        all
     }
 
     /// What it knows of the others that its own record does not have.
@@ -128,6 +156,7 @@ impl View {
             .map(|place| (dc(place), self.peer(place)))
             .collect();
         observed.own_history = Some(self.dc.wal.history());
+        observed.directory.beginnings = self.beginnings(&self.dc.wal);
         observed.postgres = self.postgres();
         observed.following = match self.dc.pg {
             Pg::Standby { follows } => Some(follows.map_or(Upstream::Nobody, upstream)),
@@ -137,6 +166,8 @@ impl View {
             upstream: upstream(of),
             at: NOW,
             answer: Ok(wal.history()),
+            beginnings: self.beginnings(&wal),
+            same_wal: None,
         });
         let cluster = healthy::dcs(&mut observed);
         cluster.config = config(self.dc.standby);
@@ -296,12 +327,12 @@ fn of_act(act: &Act) -> Option<Effect> {
             let records = (fork.0 / position(0).0).saturating_sub(1);
             Some(Effect::Rewind(u8::try_from(records).unwrap_or(u8::MAX)))
         }
+        Act::Reinit(reinit) => place_of(&reinit.source).map(Effect::Copy),
         Act::Acquire(_)
         | Act::Release
         | Act::Initdb(_)
         | Act::Clone(_)
         | Act::CloneLeaderless
-        | Act::Reinit(_)
         | Act::Leave
         | Act::Restart => unreachable!("not for the only node of a datacenter: {act:?}"),
     }
@@ -333,9 +364,18 @@ pub fn carry_out(world: &mut World, me: Id, effects: Effects) -> bool {
             }
             Effect::Follow(follows) => world.dc_mut(me).pg = Pg::Standby { follows },
             Effect::Rewind(records) => {
+                let source = world.dc(me).standby.map(|of| world.dc(of).wal.timeline());
                 let dc = world.dc_mut(me);
-                dc.wal = before.first(records);
+                // Between timelines of one number pg_rewind does nothing.
+                if source != Some(before.timeline()) {
+                    dc.wal = before.first(records);
+                }
                 dc.pg = Pg::Down { primary: false, clean: true };
+            }
+            Effect::Copy(source) => {
+                let copied = world.dc(source).wal;
+                let dc = world.dc_mut(me);
+                (dc.wal, dc.pg) = (copied, Pg::Down { primary: false, clean: true });
             }
             Effect::Promote => {
                 if !room {
@@ -343,7 +383,8 @@ pub fn carry_out(world: &mut World, me: Id, effects: Effects) -> bool {
                 }
                 let dc = world.dc_mut(me);
                 let next = u8::try_from(before.timeline().0 + 1).unwrap_or(u8::MAX);
-                dc.wal.push(Record::Timeline(next));
+                // No datacenter promotes twice at one position in one epoch.
+                dc.wal.push(Record::Timeline(next, me * 16 + dc.rec.epoch));
                 (dc.pg, dc.warm) = (Pg::Primary, true);
             }
             Effect::StartPrimary => {

@@ -64,6 +64,8 @@ pub enum Fault {
     ConfiguredUnseen,
     /// A take is given back without a look at whether somebody went on with the operation.
     GivenBackUnseen,
+    /// Divergence is judged by the numbers and positions of histories alone.
+    ByHistoryAlone,
 }
 
 /// What can happen next.
@@ -114,7 +116,7 @@ fn bit(property: &str) -> u8 {
 }
 
 /// What must be reachable, or the model shows nothing.
-pub const REACHED: [&str; 9] = [
+pub const REACHED: [&str; 10] = [
     "a switchover is committed",
     "an acknowledged promotion is committed",
     "an attested promotion is committed",
@@ -124,6 +126,7 @@ pub const REACHED: [&str; 9] = [
     "a way back lifts a fence",
     "a late write is refused, for the record has changed since",
     "a datacenter is rewound",
+    "a datacenter is copied anew, for both began one timeline",
 ];
 /// Not among [`REACHED`]: the WAL of the model was too short.
 pub const NO_ROOM: usize = 15;
@@ -312,6 +315,9 @@ impl Federation {
         let blind = self.is(Fault::PromoteOnHandEdit) && was.standby.is_none();
         let view = match self.fault {
             Fault::IgnoreEpochOnReturn => View::of(world, me, |_| false, false),
+            Fault::ByHistoryAlone => {
+                View::of(world, me, |other| looks.has(other), false).by_history_alone()
+            }
             Fault::None
             | Fault::SkipAcknowledgement
             | Fault::CommitBeforeCatchUp
@@ -333,6 +339,7 @@ impl Federation {
                 | Effect::Follow(_)
                 | Effect::Promote
                 | Effect::StartPrimary => {}
+                Effect::Copy(_) => self.reached.note(9),
             }
         }
         if !carry_out(world, me, effects) {

@@ -267,6 +267,7 @@ impl Rec {
                 by: "ann".into(),
                 at_us: crate::healthy::WALL_US,
             }),
+            resolution: None,
         }
     }
 
@@ -413,6 +414,7 @@ fn no(error: &ChangeError) -> No {
         ChangeError::Committed { .. } => No::Committed,
         ChangeError::Rule { .. }
         | ChangeError::Busy { .. }
+        | ChangeError::Decided { .. }
         | ChangeError::Aborting { .. }
         | ChangeError::Fenced { .. }
         | ChangeError::EpochMoved { .. }

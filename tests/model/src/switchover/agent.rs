@@ -109,7 +109,7 @@ impl Switchover {
             Effect::Release => self.release(world, id),
             Effect::Promote => {
                 world.timeline += 1;
-                world.wal[at].push(Record::Timeline(world.timeline));
+                world.wal[at].push(Record::Timeline(world.timeline, 0));
                 self.begin_to_write(world, id);
                 self.note_if(world.released_for_a_switchover(), 0);
                 self.note_if(

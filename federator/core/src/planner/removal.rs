@@ -73,6 +73,7 @@ pub fn plan(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
             made_at_us: request.now_us,
             evidence: Vec::new(),
             approvals: Vec::new(),
+            waived_vaults: std::collections::BTreeSet::new(),
             expected_loss: None,
             steps: steps(dc),
         })

@@ -47,7 +47,8 @@ async fn change_without_dc3(rig: &Rig, writer: &Writer) {
     rig.rows(writer, ROWS_BETWEEN).await;
     rig.start_dc("dc3");
     // The records agree, dc3 has streamed in the new epoch, and no problem is left.
-    let records = rig.settled("dc1").await;
+    rig.settled("dc1").await;
+    let records = rig.records().await;
     assert!(records["dc3"].streamed, "{:?}", records["dc3"]);
     rig.slots_right("dc1").await;
     let history = rig.federator(&["history"]).await.expect(exit::DONE);

@@ -1,7 +1,7 @@
 //! How the timelines of a data directory begin: read from its WAL, and kept in a file in it, which
 //! every copy and every pg_rewind takes along with the data that it is true of.
 
-use super::command::Tool;
+use super::divergence::Stretch;
 use super::history::Source;
 use super::wal_page::{Layout, Piece, hex, unhex};
 use super::{Error, Server, control, files};
@@ -240,23 +240,25 @@ impl Server {
         let late = || Error::Deadline { what: "WAL of the source".to_owned(), waited: deadline };
         let theirs = tokio::time::timeout(deadline, ask).await.unwrap_or_else(|_| Err(late()))?;
         let Some(theirs) = theirs else { return Ok(None) };
-        let same = mine == theirs && self.holds_a_moment(step.timeline, start, end).await;
+        let same = mine == theirs
+            && self.holds_a_moment(step.timeline, (start, end), layout.segment).await;
         Ok(Some(SameWal { timeline: step.timeline, until, same }))
     }
 
     /// Whether a record that holds the microsecond when it was written is between the positions.
-    async fn holds_a_moment(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> bool {
+    async fn holds_a_moment(
+        &self,
+        timeline: TimelineId,
+        (start, end): (Lsn, Lsn),
+        segment_bytes: u64,
+    ) -> bool {
         let mut found = false;
         let mut look = |line: &str| {
             let transaction = line.trim_start().starts_with("rmgr: Transaction");
             let ends = line.contains("desc: COMMIT") || line.contains("desc: ABORT");
             found |= transaction && ends || line.contains("desc: END_OF_RECOVERY");
         };
-        let tool = Tool::new(&self.places.program("pg_waldump"))
-            .arg(format!("--path={}", self.places.data("pg_wal").display()))
-            .arg(format!("--timeline={timeline}"))
-            .arg(format!("--start={start}"))
-            .arg(format!("--end={end}"));
+        let tool = self.waldump(&Stretch { timeline, start, end: Some(end) }, segment_bytes);
         // It may end with an error at the end: what it has printed counts.
         let run = tool.run_leniently(WALDUMP_DEADLINE, &mut look, &mut |_| {}).await;
         run.is_ok() && found

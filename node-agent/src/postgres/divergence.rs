@@ -1,6 +1,7 @@
 //! What a rewind or a new clone would discard: the WAL of this stopped server after the fork,
 //! counted, described and, where asked, kept. Nothing is discarded silently (invariant I8).
 
+use super::archive::segment_of;
 use super::command::Tool;
 use super::process::Postmaster;
 use super::{Error, Server, control, files};
@@ -105,10 +106,10 @@ fn timeline_number<S: Serializer>(timeline: &TimelineId, serializer: S) -> Resul
 
 /// A part of one timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Stretch {
-    timeline: TimelineId,
-    start: Lsn,
-    end: Option<Lsn>,
+pub(super) struct Stretch {
+    pub(super) timeline: TimelineId,
+    pub(super) start: Lsn,
+    pub(super) end: Option<Lsn>,
 }
 
 /// What this server wrote after `fork` on `timeline`, over all timelines that it began later.
@@ -367,20 +368,40 @@ impl Server {
         Ok(())
     }
 
+    /// pg_waldump over a stretch, with the files that it begins and ends in. Without a file it takes
+    /// the size of segments from any one in the directory, and one that was made in advance is all
+    /// zeros.
+    pub(super) fn waldump(&self, stretch: &Stretch, segment_bytes: u64) -> Tool {
+        let mut tool = Tool::new(&self.places.program("pg_waldump"))
+            .arg(format!("--path={}", self.places.data("pg_wal").display()))
+            .arg(format!("--timeline={}", stretch.timeline))
+            .arg(format!("--start={}", stretch.start));
+        if let Some(end) = stretch.end {
+            tool = tool.arg(format!("--end={end}"));
+        }
+        let name = |lsn| segment_of(stretch.timeline, lsn, segment_bytes);
+        let first = name(stretch.start);
+        let last = match stretch.end {
+            Some(end) => Some(name(Lsn(end.0.saturating_sub(1).max(stretch.start.0)))),
+            None => self.segments_of(stretch, segment_bytes).ok().and_then(|all| {
+                all.into_iter().filter(|n| n.len() == first.len() && n[..8] == first[..8]).max()
+            }),
+        };
+        let there = |name: &String| self.places.data("pg_wal").join(name).exists();
+        match last.filter(|last| there(last) && there(&first)) {
+            Some(last) => tool.arg(first).arg(last),
+            None => tool,
+        }
+    }
+
     /// Counts the records of a stretch. `Some` reason when it could not be read to its end.
     async fn read_wal(
         &self,
         stretch: &Stretch,
         tally: &mut Tally,
     ) -> Result<Option<String>, Error> {
-        let mut tool = Tool::new(&self.places.program("pg_waldump"))
-            .arg(format!("--path={}", self.places.data("pg_wal").display()))
-            .arg(format!("--timeline={}", stretch.timeline))
-            .arg(format!("--start={}", stretch.start))
-            .env("TZ", "UTC");
-        if let Some(end) = stretch.end {
-            tool = tool.arg(format!("--end={end}"));
-        }
+        let segment_bytes = control::read(&self.places).await?.segment_bytes;
+        let tool = self.waldump(stretch, segment_bytes).env("TZ", "UTC");
         let mut found = false;
         let mut count = |line: &str| found |= tally.record(line);
         match tool.run_leniently(WALDUMP_DEADLINE, &mut count, &mut |_| {}).await {

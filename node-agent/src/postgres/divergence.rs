@@ -368,9 +368,9 @@ impl Server {
         Ok(())
     }
 
-    /// pg_waldump over a stretch, with the files that it begins and ends in. Without a file it takes
-    /// the size of segments from any one in the directory, and one that was made in advance is all
-    /// zeros.
+    /// pg_waldump over a stretch, with the files that it begins and ends in. Without a file it
+    /// takes the size of segments from any one in the directory, and one that was made in advance
+    /// is all zeros.
     pub(super) fn waldump(&self, stretch: &Stretch, segment_bytes: u64) -> Tool {
         let mut tool = Tool::new(&self.places.program("pg_waldump"))
             .arg(format!("--path={}", self.places.data("pg_wal").display()))

@@ -24,11 +24,12 @@ async fn set_pause(rig: &Rig, node: &str, pause: Value) {
     assert_eq!(answer.status, 200, "{answer:?}");
 }
 
-async fn marked(store: &Store) {
-    until("a beat that says that PostgreSQL may go on alone", ROWS, async || {
+/// Waits for a beat that says whether PostgreSQL may go on alone.
+async fn beats_with(store: &Store, mark: bool) {
+    until(&format!("a beat with unattended={mark}"), ROWS, async || {
         let (text, _) = store.get(Leaf::Position).await.ok_or("no position")?;
         let position: Position = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-        if position.unattended { Ok(()) } else { Err(text) }
+        if position.unattended == mark { Ok(()) } else { Err(text) }
     })
     .await;
 }
@@ -58,7 +59,7 @@ async fn maintenance_mode_leaves_postgresql_alone() {
     let postmaster = scene.part(Part::Postmaster);
 
     set_pause(rig, &primary, json!(true)).await;
-    marked(&store).await;
+    beats_with(&store, true).await;
     let mark = Mark::now(&rig.lab);
     stop_agent(&scene, &primary).await;
     led_by(&store, None).await;
@@ -93,12 +94,7 @@ async fn maintenance_mode_leaves_postgresql_alone() {
     assert_eq!(rig.complete("dc1"), candidate, "the former primary follows");
     set_pause(rig, &primary, Value::Null).await;
     // The guard has a deadline again: a killed agent leaves no primary behind.
-    until("beats without the mark", ROWS, async || {
-        let (text, _) = store.get(Leaf::Position).await.ok_or("no position")?;
-        let position: Position = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-        if position.unattended { Err(text) } else { Ok(()) }
-    })
-    .await;
+    beats_with(&store, false).await;
     rig.signal(&candidate, Part::Agent, Signal::KILL);
     assert_ne!(rig.successor_of(&candidate).await, candidate);
     scene.end().await;
@@ -107,8 +103,10 @@ async fn maintenance_mode_leaves_postgresql_alone() {
 /// etcd is away for longer than the TTL, and the primary's agent is restarted meanwhile.
 async fn without_etcd(scene: &Scene, store: &Store, primary: &str) {
     let rig = &scene.rig;
+    // The mark of the maintenance before is in etcd until the primary beats without it.
+    beats_with(store, false).await;
     set_pause(rig, primary, json!(true)).await;
-    marked(store).await;
+    beats_with(store, true).await;
     let mark = Mark::now(&rig.lab);
     let etcd: Vec<String> =
         rig.lab.layout.hosts.iter().filter(|h| !h.is_node()).map(|h| h.name.clone()).collect();

@@ -259,6 +259,9 @@ fn refusal(address: &str, status: &tonic::Status) -> LinkError {
         cause = inner;
         why = inner.to_string();
     }
+    if status.code() == tonic::Code::Unimplemented {
+        why = "it does not know this question; is it of an older version?".to_owned();
+    }
     let silence = [tonic::Code::Unavailable, tonic::Code::DeadlineExceeded, tonic::Code::Cancelled];
     if silence.contains(&status.code()) {
         LinkError::Silent { address, why }

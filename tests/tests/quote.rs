@@ -179,7 +179,8 @@ fn quoted(output: &str, nodes: &Nodes) -> BTreeMap<String, String> {
     for way in ["  from dc2 to dc1: ", "  within dc1, after that: "] {
         let sum = output.lines().find(|line| line.starts_with(way));
         let sum = sum.unwrap_or_else(|| panic!("no line \"{way}\" in:\n{output}"));
-        assert!(sum.contains(" MB, ") && sum.contains("/s (assumed: "), "{sum}");
+        let basis = ["/s (assumed: ", "/s (measured: "].iter().any(|words| sum.contains(words));
+        assert!(sum.contains(" MB, ") && basis, "{sum}");
     }
     BTreeMap::from([
         line(&nodes.former, &["  rewind   from dc2, ", " MB (at most ", own]),
@@ -191,8 +192,8 @@ fn quoted(output: &str, nodes: &Nodes) -> BTreeMap<String, String> {
 /// What the agents did, by their logs.
 fn as_said(rig: &Rig, mark: &Mark, nodes: &Nodes, said: &BTreeMap<String, String>) {
     let to = mark.rewound_to(&rig.lab);
-    assert_eq!(to[&nodes.former], ["dc2-pg1"], "{to:?}");
-    assert_eq!(to[&nodes.whole], [nodes.former.clone()], "{to:?}");
+    assert!(to[&nodes.former].iter().all(|node| node == "dc2-pg1"), "{to:?}");
+    assert!(to[&nodes.whole].iter().all(|node| *node == nodes.former), "{to:?}");
     let copied = mark.decided(&rig.lab, Rule::CopyAgain);
     let is = |line: &String| line.starts_with(&nodes.short) && line.contains("pg_rewind failed");
     assert!(copied.iter().all(is) && !copied.is_empty(), "{copied:#?}");

@@ -395,7 +395,7 @@ impl Quote {
                 (_, Bytes::Unknown(why)) if *why == node.why => String::new(),
                 (route, bytes) => format!("{}, {}; ", self.way(route), told(bytes)),
             };
-            lines.push(format!("  {:<width$}  {fate:<8} {moved}{}", node.node, node.why));
+            lines.push(format!("  {:<width$}  {fate:<8} {moved}{}", node.node.as_str(), node.why));
         }
         if self.leaderless {
             lines.push(format!(

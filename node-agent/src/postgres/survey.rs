@@ -180,9 +180,13 @@ impl Server {
         let touched = self.touched_blocks(own, from, bytes).await?;
         let mut source = self.find_source(hosts, deadline).await?;
         let list = source.session.text("list its files", LIST, &[], deadline).await?;
-        let list = list.unwrap_or_default();
-        let local = |path: &str| fs::metadata(self.places.data(path)).ok().map(|file| file.len());
-        let (files, at_most) = whole_files(list.lines().filter_map(entry), local);
+        let (list, dir) = (list.unwrap_or_default(), self.places.data_dir.clone());
+        let compare = move || {
+            let local = |path: &str| fs::metadata(dir.join(path)).ok().map(|file| file.len());
+            whole_files(list.lines().filter_map(entry), local)
+        };
+        let compared = tokio::task::spawn_blocking(compare).await.map_err(io::Error::other);
+        let (files, at_most) = compared.map_err(files::failed("compare", &self.places.data_dir))?;
         let touched = u64::try_from(touched.len()).unwrap_or(u64::MAX);
         let fetched = files.saturating_add(touched.saturating_mul(control.block_bytes));
         Ok(Some(Survey { fetched: fetched.min(at_most), at_most }))

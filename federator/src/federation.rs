@@ -91,6 +91,7 @@ impl Federation {
                     follows: entry.follows.clone(),
                     isolation: entry.isolation,
                     retention: entry.retention,
+                    seed: entry.seed.clone(),
                 };
                 (dc.clone(), site)
             })

@@ -8,6 +8,7 @@ pub mod collect;
 pub mod concurrent;
 pub mod crash;
 pub mod dcs;
+pub mod examine;
 pub mod execute;
 pub mod federation;
 pub mod fencer;

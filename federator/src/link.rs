@@ -5,10 +5,11 @@ use crate::settings::Tls;
 use federator_core::discarded::DiscardedWal;
 use federator_core::grants::{GrantsView, SeatView};
 use federator_core::inventory::{NodeView, SlotView};
+use federator_core::quote::{Examination, Fate};
 use node_agent_wire::member::split_host_port;
 use node_agent_wire::proto::agent_client::AgentClient;
 use node_agent_wire::proto::{
-    CheckpointRequest, FenceRequest, NodeStatus, PromoteRequest, StatusRequest,
+    CheckpointRequest, ExamineRequest, FenceRequest, NodeStatus, PromoteRequest, StatusRequest,
 };
 use node_agent_wire::{Epoch, Lsn, OperationId, TimelineId};
 use std::cell::RefCell;
@@ -204,6 +205,40 @@ impl Links {
             .await?;
         Ok(Duration::from_millis(u64::from(reply.duration_ms)))
     }
+
+    /// What following one of `hosts` (host:port) would do to the node's data directory; without
+    /// hosts how large that is. Changes nothing. Each question of the agent's own gets a quarter
+    /// of `limit`.
+    ///
+    /// # Errors
+    /// No answer in time, or refused.
+    pub async fn examine(
+        &self,
+        address: &str,
+        hosts: Vec<String>,
+        limit: Duration,
+    ) -> Result<Examination, LinkError> {
+        let request = ExamineRequest { hosts, deadline_ms: milliseconds(limit / 4) };
+        let found =
+            self.ask(address, limit, async |mut client| client.examine(request).await).await?;
+        Ok(examination(found))
+    }
+}
+
+fn examination(found: node_agent_wire::proto::Examination) -> Examination {
+    let timeline = TimelineId(found.fork_timeline);
+    Examination {
+        fate: Fate::named(&found.verdict),
+        why: found.why,
+        fork: found.fork.map(|fork| (timeline, Lsn(fork))),
+        end: Lsn(found.end),
+        rewind_bytes: found.rewind_bytes,
+        rewind_bytes_max: found.rewind_bytes_max,
+        bytes_unknown: found.bytes_unknown,
+        data_bytes: found.data_bytes,
+        needs_primary: found.needs_primary,
+        copy_methods: found.copy_methods,
+    }
 }
 
 fn milliseconds(limit: Duration) -> u32 {
@@ -223,6 +258,9 @@ fn refusal(address: &str, status: &tonic::Status) -> LinkError {
     while let Some(inner) = cause.source() {
         cause = inner;
         why = inner.to_string();
+    }
+    if status.code() == tonic::Code::Unimplemented {
+        why = "it does not know this question; is it of an older version?".to_owned();
     }
     let silence = [tonic::Code::Unavailable, tonic::Code::DeadlineExceeded, tonic::Code::Cancelled];
     if silence.contains(&status.code()) {

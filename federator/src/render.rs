@@ -8,6 +8,7 @@ use federator_core::guards::{Checklist, Refusal, Verdict};
 use federator_core::history::{ClosedOperation, Outcome};
 use federator_core::plan::{Plan, StepKind};
 use federator_core::planner::promotion::describe;
+use federator_core::quote::Quote;
 use federator_core::readiness::{Flag, Prediction, Readiness};
 use federator_core::report::{DcRow, Lag, StatusReport};
 use federator_core::runway::{End, duration};
@@ -127,6 +128,9 @@ pub fn plan(plan: &Plan) -> String {
     }
     for approval in &plan.approvals {
         let _ = writeln!(out, "Approved by {}, {}", approval.by, moment(approval.at_us));
+    }
+    for line in plan.quote.iter().flat_map(Quote::lines) {
+        let _ = writeln!(out, "{line}");
     }
     if let Some(loss) = &plan.expected_loss {
         let _ = writeln!(out, "Possible loss: {}", describe(loss));

@@ -333,6 +333,7 @@ async fn directory(memory: &mut Memory, sources: &Sources<'_>, postgres: &Postgr
         found_running: memory.found_running,
         unguarded: runs && sources.server.unguarded(GUARD_DEADLINE).await,
         leaderless_copy: method::leaderless_copy(sources.local, &memory.config),
+        rewinds_to_primary_only: sources.server.rewinds_to_primary_only().await,
         progress: sources.progress,
         work_failed: memory.work_failed.clone(),
         beginnings: Beginnings::new(),

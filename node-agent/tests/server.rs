@@ -6,6 +6,7 @@
 
 use node_agent::postgres::method::{BootstrapMethod, CopyOf, copy_methods};
 use node_agent::postgres::{Effective, Error, GuardClient, Server, StartAs, StopMode};
+use node_agent_core::decision::RewindTo;
 use node_agent_core::directory::Progress;
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
 use node_agent_core::time::Boot;
@@ -323,7 +324,15 @@ async fn two_servers_change_places_and_the_loser_is_rewound() {
     assert!(table.is_some_and(|t| t.database_name.as_deref() == Some("postgres")), "{report:?}");
 
     b.server.create_slot(&slot("a")).await.expect("slot");
-    a.server.rewind(&[dead, alive], &a.plain(), PATIENCE).await.expect("rewind");
+    let own = a.server.history_of(None, QUERY).await.expect("own history");
+    let to = RewindTo { hosts: vec![dead, alive], standby: false };
+    let survey = a.server.survey_rewind(&to.hosts, &own, (TimelineId(1), fork), PATIENCE).await;
+    let survey = survey.expect("survey").expect("a checkpoint before the fork");
+    let size = b.server.data_bytes().await.expect("size");
+    // A rewind fetches all WAL files, and a base backup sends none of them.
+    assert!(survey.fetched > 16 << 20 && survey.fetched < survey.at_most, "{survey:?}");
+    assert!(size + (16 << 20) <= survey.at_most, "{survey:?}, {size}");
+    a.server.rewind(&to, &a.plain(), PATIENCE).await.expect("rewind");
     a.start_standby(&b.as_upstream()).await;
     let back = a.until("streaming", streams).await;
     assert_eq!(back.timeline, TimelineId(2));

@@ -8,11 +8,15 @@ use std::time::Duration;
 
 use lab::credentials::{REPLICATION_USER, REWIND_USER, SUPERUSER};
 use lab::layout::{Host, POSTGRES_PORT};
-use lab::processes::MARK;
+use lab::processes::{self, MARK};
 use lab::software::AGENT;
+use node_agent_wire::DcName;
+use rustix::process::Signal;
 
 use crate::command::{self, Finished};
-use crate::rig::Rig;
+use crate::patience::until;
+use crate::rig::{ROWS, Rig};
+use crate::rows;
 
 const COMMAND: Duration = Duration::from_secs(120);
 
@@ -42,6 +46,29 @@ pub fn write_private(rig: &Rig, path: &Path, text: &str) {
         .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)))
         .and_then(|()| chown(path, Some(rig.lab.user.uid), Some(rig.lab.user.gid)));
     written.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
+/// Freezes the walsender that serves a datacenter: what it has not sent by now stays on `primary`.
+///
+/// # Panics
+/// When there is none.
+pub async fn freeze_link(rig: &Rig, primary: &str, dc: &str) {
+    let recorded = rig.records().await.into_values().next();
+    let recorded = recorded.unwrap_or_else(|| panic!("there is no record"));
+    let slot = &recorded.members[&DcName::new(dc)].slot;
+    let sql =
+        format!("SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = '{slot}'");
+    let node = rig.node(primary);
+    let what = format!("a reader of slot {slot} on {primary}");
+    let pid = until(&what, ROWS, async || rows::value(&rig.access, &node, &sql).await).await;
+    rig.act(&format!("freeze the walsender of {slot}, process {pid} of {primary}"), |lab| {
+        let found = lab.processes(lab.layout.host(primary)?).into_iter();
+        let sender =
+            found.filter(|p| p.runs("postgres")).find(|p| p.identity.pid.to_string() == pid);
+        let sender = sender.unwrap_or_else(|| panic!("{primary} has no process {pid}"));
+        assert!(processes::send(&sender, Signal::STOP)?, "the walsender is gone");
+        Ok(())
+    });
 }
 
 /// One host, worked on by hand. What is started there belongs to the host and ends with it.

@@ -73,6 +73,21 @@ impl Store {
         found.map(|kv| (text(kv.key()), (text(kv.value()), kv.mod_revision()))).collect()
     }
 
+    /// The keys that the federator can write, with their revisions; the others are beats of the
+    /// agents.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub async fn decided_keys(&self) -> BTreeMap<String, Found> {
+        let mut keys = self.dump().await;
+        let beats = |key: &str| {
+            key.contains("/members/")
+                || ["/leader", "/position", "/status"].iter().any(|name| key.ends_with(name))
+        };
+        keys.retain(|key, _| !beats(key));
+        keys
+    }
+
     /// One key; `None` when it is not there.
     ///
     /// # Panics

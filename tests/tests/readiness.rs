@@ -1,17 +1,20 @@
 //! Goal: an operator can ask beforehand whether the primary role could move, what that would cost,
 //! and how long a datacenter may be away; the answers change with the facts. A datacenter that is
-//! away counts down to the loss of its slot, and once that is lost the status says what to do.
+//! away counts down to the loss of its slot, and once that is lost the status says what to do and
+//! what it costs; doing it brings the datacenter back.
 //! Method: two nodes, one a datacenter. `validate` when all is well, after a switchover that
 //! calibrates it, with replay paused, and while dc1's host is off and dc2 writes more WAL than
 //! `max_slot_wal_keep_size` allows.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use federator_tests::agent_log::Mark;
 use federator_tests::agents::configure;
 use federator_tests::federator::exit;
 use federator_tests::patience::until;
 use federator_tests::rig::{READY, Rig};
 use federator_tests::rows;
+use node_agent_core::rule::Rule;
 use serde_json::{Value, json};
 
 const TOPOLOGY: &str = "
@@ -62,6 +65,7 @@ async fn whether_the_role_can_move_and_how_long_a_datacenter_may_be_away() {
     assert!(predicted["write_pause_us"].as_i64().unwrap() > 0, "{report:#}");
     paused_replay_forbids_both(&rig).await;
     a_link_that_is_away_counts_down(&rig).await;
+    a_lost_link_is_seeded_again(&rig).await;
 }
 
 async fn paused_replay_forbids_both(rig: &Rig) {
@@ -104,10 +108,35 @@ async fn a_link_that_is_away_counts_down(rig: &Rig) {
         let problems = status["problems"].as_array().unwrap();
         let lost = |p: &&Value| p["text"].as_str().unwrap().contains("can't catch up");
         let Some(problem) = problems.iter().find(lost) else { return Err(status.to_string()) };
-        assert!(problem["next"].as_str().unwrap().contains("reinit"), "{problem}");
+        let next = problem["next"].as_str().unwrap();
+        let words = ["bring dc1 back", "federator rejoin dc1", " MB, ", "/s ("];
+        assert!(words.iter().all(|word| next.contains(word)), "{problem}");
         Ok(())
     })
     .await;
+}
+
+/// dc1 is back, and what it needs is gone. A rejoin says what that costs, and copies it anew.
+async fn a_lost_link_is_seeded_again(rig: &Rig) {
+    rig.start_dc("dc1");
+    until("the loss of the slot seen from dc1", READY, async || {
+        let status = rig.status().await;
+        let problems = status["problems"].as_array().unwrap();
+        let lost = |p: &Value| {
+            let says = |key: &str, word: &str| p[key].as_str().unwrap().starts_with(word);
+            says("text", "dc1 can't catch up") && says("next", "federator rejoin dc1: new copies")
+        };
+        if problems.iter().any(lost) { Ok(()) } else { Err(status["problems"].to_string()) }
+    })
+    .await;
+    let asked = rig.federator(&["rejoin", "dc1", "--dry-run"]).await.expect(exit::DONE);
+    let line = asked.stdout.lines().find(|line| line.starts_with("  dc1-pg1  copy     from dc2, "));
+    assert!(line.is_some_and(|line| line.contains("no more WAL from")), "{asked}");
+    let mark = Mark::now(&rig.lab);
+    let _ = rig.federator(&["rejoin", "dc1", "--yes"]).await.expect(exit::DONE);
+    rig.settled("dc2").await;
+    let copied = mark.decided(&rig.lab, Rule::CopyAgain);
+    assert!(copied.iter().any(|line| line.contains("has no more WAL from")), "{copied:#?}");
 }
 
 /// Megabytes of WAL, at least.

@@ -7,11 +7,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
 use federator_tests::agent_log::Mark;
+use federator_tests::by_hand::freeze_link;
 use federator_tests::federator::exit;
 use federator_tests::patience::until;
 use federator_tests::rig::{READY, ROWS, Rig};
@@ -19,14 +20,12 @@ use federator_tests::rows;
 use federator_tests::store::Store;
 use lab::ledger::Writer;
 use lab::prober::Prober;
-use lab::processes;
 use lab::wait::Interrupt;
 use node_agent_core::rule::Rule;
 use node_agent_wire::federation::{Evidence, FederationRecord, LossEstimate};
 use node_agent_wire::keys::Leaf;
 use node_agent_wire::position::Position;
 use node_agent_wire::{DcName, Lsn};
-use rustix::process::Signal;
 use serde_json::Value;
 
 /// Rows that dc1 acknowledges while dc2 receives nothing.
@@ -93,6 +92,7 @@ async fn a_lost_datacenter_costs_no_more_than_announced_and_returns_as_a_standby
     let rewound = mark.decided(&rig.lab, Rule::Rewind);
     let by_former = rewound.iter().any(|line| line.starts_with(&loss.former));
     assert!(by_former, "{} was not rewound: {rewound:#?}", loss.former);
+    one_node_only_crossed(&rig, &mark, &rewound);
     let report = divergence_report(&rig, &loss.former);
     assert_report(&report, &lost, end);
     assert_within(&rig, &announced, &report, (&loss, end)).await;
@@ -101,10 +101,19 @@ async fn a_lost_datacenter_costs_no_more_than_announced_and_returns_as_a_standby
     end_of_all(&rig, writer, prober, (&loss, &lost)).await;
 }
 
+/// Of the nodes that were rewound one was rewound to dc2, and each other one to a node of dc1.
+fn one_node_only_crossed(rig: &Rig, mark: &Mark, rewound: &[String]) {
+    let within: BTreeSet<String> = rig.nodes_of("dc1").into_iter().collect();
+    let to = mark.rewound_to(&rig.lab);
+    let crossed = to.values().flatten().filter(|host| !within.contains(*host)).count();
+    assert_eq!(crossed, 1, "rewound to: {to:?}");
+    assert!(to.len() > 1, "one node only was rewound, nothing is shown: {rewound:#?}");
+}
+
 /// dc1 acknowledges rows that dc2 does not get, and then loses its power.
 async fn lose_dc1(rig: &Rig, writer: &Writer) -> Loss {
     let former = rig.complete("dc1");
-    freeze_link(rig, &former).await;
+    freeze_link(rig, &former, "dc2").await;
     writer.phase("dc2 is cut off");
     rig.rows(writer, ROWS_AHEAD).await;
     let store = Store::of(&rig.lab, "dc2").await;
@@ -123,30 +132,12 @@ async fn lose_dc1(rig: &Rig, writer: &Writer) -> Loss {
     Loss { former, cut, cut_us, record: store.record().await }
 }
 
-/// Freezes the walsender that serves dc2: what it has not sent by now stays in dc1.
-async fn freeze_link(rig: &Rig, primary: &str) {
-    let slot = rig.records().await["dc1"].members[&DcName::new("dc2")].slot.clone();
-    let sql =
-        format!("SELECT active_pid::text FROM pg_replication_slots WHERE slot_name = '{slot}'");
-    let node = rig.node(primary);
-    let what = format!("a reader of slot {slot} on {primary}");
-    let pid = until(&what, ROWS, async || rows::value(&rig.access, &node, &sql).await).await;
-    rig.act(&format!("freeze the walsender of {slot}, process {pid} of {primary}"), |lab| {
-        let found = lab.processes(lab.layout.host(primary)?).into_iter();
-        let sender =
-            found.filter(|p| p.runs("postgres")).find(|p| p.identity.pid.to_string() == pid);
-        let sender = sender.unwrap_or_else(|| panic!("{primary} has no process {pid}"));
-        assert!(processes::send(&sender, Signal::STOP)?, "the walsender is gone");
-        Ok(())
-    });
-}
-
 /// Without evidence, or with a bound below the estimate, nothing happens and nothing is changed; a
 /// dry run changes nothing either, and announces the loss.
 async fn refuse_what_is_not_sure(rig: &Rig) -> Vec<Announced> {
     let _ = rig.complete("dc2");
     let store = Store::of(&rig.lab, "dc2").await;
-    let before = decided_keys(&store).await;
+    let before = store.decided_keys().await;
     for key in ["federation", "config"] {
         assert!(before.keys().any(|full| full.ends_with(&format!("/{key}"))), "no key {key}");
     }
@@ -154,13 +145,13 @@ async fn refuse_what_is_not_sure(rig: &Rig) -> Vec<Announced> {
     for words in ["refused:", "acknowledged:", "attested:", "Nothing was changed."] {
         assert!(refused.stderr.contains(words), "the refusal does not say: {words}");
     }
-    assert_eq!(decided_keys(&store).await, before, "the refused promotion changed something");
+    assert_eq!(store.decided_keys().await, before, "the refused promotion changed something");
 
     let bounded = [&ATTESTED[..], &["--max-loss", "1"]].concat();
     let refused = rig.federator(&bounded).await.expect(exit::REFUSED);
     assert!(refused.stderr.contains("Nothing was changed."), "{refused}");
     let dry = rig.federator(&[&ATTESTED[..], &["--dry-run"]].concat()).await.expect(exit::DONE);
-    assert_eq!(decided_keys(&store).await, before, "a dry run changed something");
+    assert_eq!(store.decided_keys().await, before, "a dry run changed something");
     read_only(rig, "dc2").await;
     vec![announced(&dry.stdout)]
 }
@@ -172,18 +163,6 @@ async fn read_only(rig: &Rig, dc: &str) {
         let said = until(&what, READY, async || rows::refusal(&rig.access, &node).await).await;
         rig.say(&format!("{name}: {said}"));
     }
-}
-
-/// The keys of a datacenter that the federator can write, with their revisions; the others are its
-/// agents' own beats.
-async fn decided_keys(store: &Store) -> BTreeMap<String, (String, i64)> {
-    let mut keys = store.dump().await;
-    let beats = |key: &str| {
-        key.contains("/members/")
-            || ["/leader", "/position", "/status"].iter().any(|name| key.ends_with(name))
-    };
-    keys.retain(|key, _| !beats(key));
-    keys
 }
 
 /// Promotes dc2 on an operator's word; the loss as it was printed before, and as it was recorded.

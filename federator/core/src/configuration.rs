@@ -3,6 +3,7 @@
 pub use node_agent_wire::dynamic::as_standby_of;
 
 use node_agent_wire::SlotName;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -26,7 +27,8 @@ pub fn with_slots(config: &Map<String, Value>, slots: &BTreeSet<SlotName>) -> Ma
 }
 
 /// How a datacenter is filled from the one that it follows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Seed {
     /// Names of `create_replica_methods`, in order; empty: what the agents have configured.
     pub methods: Vec<String>,

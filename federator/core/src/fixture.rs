@@ -1,4 +1,5 @@
 //! A healthy federation of two datacenters to begin tests with.
+use crate::configuration::Seed;
 use crate::inventory::{DcView, Fact, Inventory, NodeView, Site, SlotView, SqlFacts, Versioned};
 use crate::planner::Request;
 use node_agent_wire::federation::{
@@ -149,6 +150,7 @@ pub(crate) fn inventory() -> Inventory {
         slot: SlotName::from_name(dc),
         follows: None,
         retention: Retention::default(),
+        seed: Seed::default(),
     };
     let slots = |other: &str| json!({other: {"type": "physical"}});
     let standby = json!({"slots": slots("dc1"), "standby_cluster": {

@@ -2,7 +2,7 @@
 
 use node_agent_wire::approval::{Approval, SignedDocument};
 use node_agent_wire::federation::{Evidence, JournalEntry, LossEstimate, Operation, OperationKind};
-use node_agent_wire::{DcName, Epoch, OperationId};
+use node_agent_wire::{DcName, Epoch, MemberName, OperationId};
 use serde::{Deserialize, Serialize};
 
 /// How many closed operations are kept.
@@ -16,6 +16,21 @@ pub enum Outcome {
     Done,
     /// Turned back before the commit.
     Aborted,
+}
+
+/// A base backup, as the command that waited for it saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredCopy {
+    /// The datacenter of the node.
+    pub dc: DcName,
+    /// The node that was filled.
+    pub node: MemberName,
+    /// It came from another datacenter.
+    pub between: bool,
+    /// Bytes that arrived.
+    pub bytes: u64,
+    /// In so many milliseconds.
+    pub took_ms: i64,
 }
 
 /// A closed operation.
@@ -59,6 +74,9 @@ pub struct ClosedOperation {
     /// client could not write. `None` when it was not measured in one run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_pause_us: Option<i64>,
+    /// Base backups that were watched from their beginning to their end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<MeasuredCopy>,
     /// Its steps.
     #[serde(default)]
     pub steps: Vec<JournalEntry>,
@@ -89,6 +107,7 @@ impl ClosedOperation {
             document: operation.document.clone(),
             expected_loss: operation.expected_loss.clone(),
             write_pause_us,
+            copies: Vec::new(),
             steps: operation.journal.clone(),
         }
     }

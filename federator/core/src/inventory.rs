@@ -1,8 +1,10 @@
 //! What was collected: per datacenter a fact, known or unknown since when, with its reason.
 
+use crate::configuration::Seed;
 use crate::discarded::DiscardedWal;
 use crate::grants::GrantsView;
 use crate::history::{ClosedOperation, merge};
+use crate::quote::Examination;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
     DcEntry, FederationRecord, Isolation, NodeEntry, Operation, Retention,
@@ -69,6 +71,9 @@ pub struct Site {
     /// What gives way when its slot holds back too much WAL.
     #[serde(default)]
     pub retention: Retention,
+    /// How it is filled.
+    #[serde(default)]
+    pub seed: Seed,
 }
 
 /// A slot on one node.
@@ -191,6 +196,8 @@ pub struct DcView {
     pub sync_standbys: Option<BTreeSet<MemberName>>,
     /// What each agent said.
     pub nodes: BTreeMap<MemberName, Fact<NodeView>>,
+    /// What the agents found that were asked to look at their data directories.
+    pub examined: BTreeMap<MemberName, Fact<Examination>>,
     /// What SQL on the leader said; `None` when it was not asked.
     pub sql: Option<Fact<SqlFacts>>,
     /// The closed operations that it knows of.

@@ -21,6 +21,7 @@ pub mod links;
 pub mod loss;
 pub mod plan;
 pub mod planner;
+pub mod quote;
 pub mod readiness;
 pub mod report;
 pub mod resume;

@@ -2,6 +2,7 @@
 //! undone. The executor makes no choices beyond it.
 
 use crate::change::moves_primary;
+use crate::quote::Quote;
 use node_agent_wire::approval::Approval;
 use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind};
 use node_agent_wire::{DcName, Epoch, MemberName, OperationId, Revision};
@@ -146,6 +147,9 @@ pub struct Plan {
     pub expected_loss: Option<LossEstimate>,
     /// Members whose divergent WAL is given up without a vault.
     pub waived_vaults: BTreeSet<MemberName>,
+    /// What a rejoin does to each node, where the agents were asked.
+    #[serde(default)]
+    pub quote: Option<Quote>,
     /// The steps in order.
     pub steps: Vec<Step>,
 }

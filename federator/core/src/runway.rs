@@ -7,9 +7,11 @@
 
 use crate::inventory::{DcView, Inventory, NodeView};
 use crate::links;
+use crate::quote;
 use crate::topology::{Problem, Severity};
 use node_agent_wire::federation::Retention;
-use node_agent_wire::{DcName, MemberName};
+use node_agent_wire::member::state;
+use node_agent_wire::{DcName, Lsn, MemberName};
 use serde::Serialize;
 
 /// What happens when the runway is over.
@@ -82,18 +84,36 @@ pub fn duration(seconds: u64) -> String {
 pub fn of(inventory: &Inventory, dc: &DcName) -> Option<Runway> {
     let view = inventory.view(source(inventory, dc)?)?;
     let slot = &inventory.sites.get(dc)?.slot;
-    runway(view, view.leader_node()?, slot.as_str(), dc)
+    runway(view, view.leader_node()?, (slot.as_str(), needed(inventory, dc)), dc)
+}
+
+/// Where the WAL begins that `dc` needs next, by its leader that runs and gets none: a lost slot is
+/// made anew, and then nothing else tells that what it kept is gone.
+fn needed(inventory: &Inventory, dc: &DcName) -> Option<Lsn> {
+    let view = inventory.view(dc)?;
+    // A former primary needs a rejoin whatever its slot has.
+    view.record().filter(|record| record.fence.is_none())?;
+    let node = view.leader_node()?;
+    let waits = node.state == state::RUNNING && !node.writable && node.replication_state.is_empty();
+    Some(node.lsn).filter(|lsn| waits && lsn.0 > 0)
 }
 
 /// Whose slot `dc` uses: the primary's, or in a cascade that of another standby.
-fn source<'i>(inventory: &'i Inventory, dc: &DcName) -> Option<&'i DcName> {
+#[must_use]
+pub fn source<'i>(inventory: &'i Inventory, dc: &DcName) -> Option<&'i DcName> {
     let primary = inventory.primary().filter(|primary| *primary != dc)?;
     Some(links::configured(inventory, dc).unwrap_or(primary))
 }
 
-fn runway(view: &DcView, node: &NodeView, slot: &str, dc: &DcName) -> Option<Runway> {
+fn runway(
+    view: &DcView,
+    node: &NodeView,
+    (slot, needed): (&str, Option<Lsn>),
+    dc: &DcName,
+) -> Option<Runway> {
     let there = node.slots.get(slot)?;
-    let over = there.wal_status == "lost";
+    let passed = needed.is_some_and(|needed| !there.active && needed < there.restart_lsn);
+    let over = there.wal_status == "lost" || passed;
     if !over && there.restart_lsn.0 == 0 {
         return None;
     }
@@ -128,9 +148,7 @@ pub fn problems(inventory: &Inventory, dc: &DcName, warning_s: u64) -> Vec<Probl
         (End::Over, _) => list.push(Problem {
             severity: Severity::Critical,
             text: format!("{dc} can't catch up: its slot on {} is lost", runway.node),
-            next: format!(
-                "reseed {dc}: patronictl reinit its standby leader first, then its other nodes"
-            ),
+            next: reseed(inventory, dc),
         }),
         (_, Some(left)) if left < warning_s && !runway.connected => list.push(Problem {
             severity: Severity::Critical,
@@ -142,6 +160,16 @@ pub fn problems(inventory: &Inventory, dc: &DcName, warning_s: u64) -> Vec<Probl
     }
     list.extend(policy(inventory, dc, &runway));
     list
+}
+
+/// The way back of a datacenter whose slot is lost, and what it costs.
+fn reseed(inventory: &Inventory, dc: &DcName) -> String {
+    let back = match inventory.view(dc).and_then(DcView::leader_node) {
+        Some(_) => String::new(),
+        None => format!("bring {dc} back, then "),
+    };
+    let cost = source(inventory, dc).map(|source| quote::reseed(inventory, dc, source));
+    format!("{back}federator rejoin {dc}: new copies, {}", cost.unwrap_or_default())
 }
 
 fn give_up(end: End) -> &'static str {
@@ -195,9 +223,9 @@ fn policy(inventory: &Inventory, dc: &DcName, runway: &Runway) -> Option<Problem
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{inventory, node_mut, record_mut, view};
-    use crate::inventory::SlotView;
-    use node_agent_wire::Lsn;
+    use crate::fixture::{inventory, lose, node_mut, record_mut, view};
+    use crate::inventory::{Fact, SlotView};
+    use crate::quote::Examination;
 
     const MB: u64 = 1 << 20;
 
@@ -258,7 +286,32 @@ mod tests {
         let lost = link(Some(MB), Some(100 * gb), "lost", false);
         assert_eq!(severities(&lost), [Severity::Critical, Severity::Notice]);
         let text = &problems(&lost, &dc, 3600)[0];
-        assert!(text.next.contains("reinit"), "{}", text.next);
+        assert!(text.next.starts_with("federator rejoin dc2: new copies, "), "{}", text.next);
+        assert!(text.next.contains("not known: the leader of dc1 was not asked"), "{}", text.next);
+        let mut asked = lost;
+        let size = Examination { data_bytes: Some(90 * MB), ..Examination::default() };
+        view(&mut asked, "dc1").examined = [("dc1-pg1".into(), Fact::Known(size))].into();
+        let next = &problems(&asked, &dc, 3600)[0].next;
+        assert!(next.contains("new copies, 90 MB, 9 s at 10 MB/s (assumed"), "{next}");
+        lose(&mut asked, "dc2");
+        let next = &problems(&asked, &dc, 3600)[0].next;
+        assert!(next.starts_with("bring dc2 back, then federator rejoin dc2"), "{next}");
+    }
+
+    #[test]
+    fn a_slot_that_was_made_anew_has_not_what_is_needed() {
+        let dc = DcName::from("dc2");
+        for (what, at, streams, active, over) in [
+            ("behind the slot", 400, "", false, true),
+            ("the slot has it", 550, "", false, false),
+            ("an archive may have it", 400, "in archive recovery", false, false),
+            ("it streams", 400, "streaming", true, false),
+        ] {
+            let mut all = link(None, Some(1024 * MB), "reserved", active);
+            let node = node_mut(&mut all, "dc2");
+            (node.lsn, node.replication_state) = (Lsn(at * MB), streams.to_owned());
+            assert_eq!(of(&all, &dc).unwrap().end == End::Over, over, "{what}");
+        }
     }
 
     #[test]

@@ -10,19 +10,27 @@ const LOOKS_MAX: usize = 40;
 pub struct Copy {
     /// Milliseconds since some beginning, and the bytes that had arrived.
     seen: VecDeque<(u64, u64)>,
+    /// When this attempt was first seen and what had arrived by then, and all that is expected.
+    begun: Option<(u64, u64, u64)>,
 }
+
+/// A shorter copy says nothing of a rate.
+const MEASURED_MS_MIN: u64 = 1000;
 
 impl Copy {
     /// Notes how far it is, and says it. Times only need to grow.
     pub fn saw(&mut self, at_ms: u64, done: u64, total: u64) -> String {
         if self.seen.back().is_some_and(|(_, before)| *before > done) {
             self.seen.clear(); // Another attempt.
+            self.begun = None;
         }
         self.seen.push_back((at_ms, done));
         if self.seen.len() > LOOKS_MAX {
             self.seen.pop_front();
         }
         let total = total.max(done);
+        let (from, before, _) = self.begun.unwrap_or((at_ms, done, total));
+        self.begun = Some((from, before, total));
         let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
         let rate = self.rate();
         let left = match rate {
@@ -33,6 +41,14 @@ impl Copy {
             None => String::new(),
         };
         format!("{} of {} ({percent} %){left}", size(done), size(total))
+    }
+
+    /// Bytes and milliseconds of a copy that has ended well by now; `None` when it was too short.
+    #[must_use]
+    pub fn measured(&self, at_ms: u64) -> Option<(u64, u64)> {
+        let (from, before, total) = self.begun?;
+        let (bytes, took) = (total.saturating_sub(before), at_ms.saturating_sub(from));
+        (took >= MEASURED_MS_MIN && bytes > 0).then_some((bytes, took))
     }
 
     /// Bytes a second; `None` before two looks at different times.
@@ -79,6 +95,10 @@ mod tests {
         let mut still = Copy::default();
         let _ = still.saw(0, MB, 2 * MB);
         assert_eq!(still.saw(1000, MB, 2 * MB), "1024 kB of 2048 kB (50 %), nothing arrives");
+        assert_eq!(still.measured(2500), Some((MB, 2500)));
+        assert_eq!(still.measured(999), None, "too short");
+        assert_eq!(copy.measured(6500), Some((999 * MB, 1500)), "of the new attempt");
+        assert_eq!(Copy::default().measured(5000), None);
         assert_eq!(Copy::default().saw(0, 5, 0), "5 B of 5 B (100 %)");
         assert_eq!(span(90_000), "25 h 0 min");
     }

@@ -3,6 +3,7 @@
 use super::operation::{carry_out, request};
 use super::{Exit, Session, consent, resume};
 use crate::collect::{Depth, collect};
+use crate::examine;
 use crate::records::update_record;
 use federator_core::change;
 use federator_core::inventory::Inventory;
@@ -13,7 +14,7 @@ use node_agent_wire::{DcName, MemberName};
 use std::collections::BTreeSet;
 
 pub(super) async fn run(session: &Session, dc: &DcName, waived: BTreeSet<MemberName>) -> Exit {
-    let inventory = collect(&session.federation, Depth::Status, None).await;
+    let mut inventory = collect(&session.federation, Depth::Status, None).await;
     if let Some(unknown) = stranger(&inventory, dc, &waived) {
         eprintln!("error: --waive-vault: {dc} has no member {unknown}");
         return Exit::Usage;
@@ -21,7 +22,16 @@ pub(super) async fn run(session: &Session, dc: &DcName, waived: BTreeSet<MemberN
     if let (false, Some(open)) = (waived.is_empty(), open_rejoin(&inventory, dc)) {
         return waive(session, dc, &open, &waived).await;
     }
-    let mut answer = rejoin::plan(&inventory, dc, &request(session));
+    let request = request(session);
+    let mut answer = rejoin::plan(&inventory, dc, &request);
+    if let Outcome::Plan(_) = &answer.outcome {
+        // What it costs is said before anything is discarded; a rate given by hand counts.
+        if let (Some(rate), Some(site)) = (session.common.max_rate, inventory.sites.get_mut(dc)) {
+            site.seed.max_rate = Some(rate);
+        }
+        examine::returning(&session.federation, &mut inventory, dc).await;
+        answer = rejoin::plan(&inventory, dc, &request);
+    }
     if let Outcome::Plan(plan) = &mut answer.outcome {
         warn(&waived);
         plan.waived_vaults = waived;

@@ -3,6 +3,7 @@
 use super::operation::request;
 use super::{Exit, Session};
 use crate::collect::{Depth, collect};
+use crate::examine;
 use crate::render;
 use federator_core::inventory::Inventory;
 use federator_core::report;
@@ -15,7 +16,8 @@ const WATCH: Duration = Duration::from_secs(1);
 pub(super) async fn run(session: &Session, json: bool, watch: bool) -> Exit {
     let mut before: Option<Inventory> = None;
     loop {
-        let inventory = collect(&session.federation, Depth::Status, before.as_ref()).await;
+        let mut inventory = collect(&session.federation, Depth::Status, before.as_ref()).await;
+        examine::sizes(&session.federation, &mut inventory, before.as_ref()).await;
         let report = report::status(&inventory, &request(session));
         let text = if json {
             match serde_json::to_string_pretty(&report) {

@@ -3,6 +3,7 @@
 use super::operation::request;
 use super::{Exit, Session};
 use crate::collect::{Depth, collect};
+use crate::examine;
 use crate::render;
 use federator_core::guards::Refusal;
 use federator_core::planner::unknown_dc;
@@ -11,7 +12,8 @@ use federator_core::{runway, topology};
 use node_agent_wire::DcName;
 
 pub(super) async fn run(session: &Session, dc: &DcName, strict: bool, json: bool) -> Exit {
-    let inventory = collect(&session.federation, Depth::Preflight, None).await;
+    let mut inventory = collect(&session.federation, Depth::Preflight, None).await;
+    examine::sizes(&session.federation, &mut inventory, None).await;
     let history = inventory.history();
     let Some(found) = readiness::of(&inventory, dc, &history, &request(session)) else {
         if inventory.primary() == Some(dc) {

@@ -1,7 +1,7 @@
 //! The way back before the commit: the operation is turned back in the record that counts, then the
 //! former primary gets its right to write back, then the operation is closed as aborted.
 
-use super::close::end;
+use super::close::{Measured, end};
 use super::context::{POLL, StepError, Wait};
 use crate::clock::now_us;
 use crate::crash::{self, Boundary};
@@ -98,7 +98,7 @@ pub async fn abort(
         None => returned(federation, counts, limit).await,
     };
     crash::point(crash::WAY_BACK, Boundary::After);
-    end(federation, counts, &others, Outcome::Aborted, None).await?;
+    end(federation, counts, &others, Outcome::Aborted, Measured::default()).await?;
     Ok(back)
 }
 

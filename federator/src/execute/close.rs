@@ -7,7 +7,7 @@ use crate::collect::{Depth, collect};
 use crate::federation::Federation;
 use crate::records::{UpdateError, append_history, need_record, update_record};
 use federator_core::change;
-use federator_core::history::{ClosedOperation, Outcome};
+use federator_core::history::{ClosedOperation, MeasuredCopy, Outcome};
 use node_agent_wire::DcName;
 use node_agent_wire::federation::Operation;
 
@@ -27,7 +27,8 @@ pub(super) async fn run(context: &mut Context<'_>) -> Result<String, StepError> 
     };
     let others: Vec<DcName> =
         context.plan.participants().into_iter().filter(|dc| *dc != to).collect();
-    let silent = end(context.federation, &operation, &others, Outcome::Done, pause).await?;
+    let measured = Measured { pause_us: pause, copies: context.copies.borrow().clone() };
+    let silent = end(context.federation, &operation, &others, Outcome::Done, measured).await?;
     Ok(if silent.is_empty() {
         "closed everywhere".into()
     } else {
@@ -49,6 +50,15 @@ async fn refresh(context: &Context<'_>) {
     }
 }
 
+/// What was measured on the way.
+#[derive(Default)]
+pub(super) struct Measured {
+    /// The write pause, microseconds.
+    pub(super) pause_us: Option<i64>,
+    /// The base backups.
+    pub(super) copies: Vec<MeasuredCopy>,
+}
+
 /// Writes the history and removes the copies; returns the datacenters that did not answer. Only
 /// the target has to.
 pub(super) async fn end(
@@ -56,10 +66,11 @@ pub(super) async fn end(
     operation: &Operation,
     others: &[DcName],
     outcome: Outcome,
-    pause_us: Option<i64>,
+    measured: Measured,
 ) -> Result<Vec<DcName>, UpdateError> {
     let mut silent = Vec::new();
-    let entry = ClosedOperation::new(operation, outcome, now_us(), pause_us);
+    let entry = ClosedOperation::new(operation, outcome, now_us(), measured.pause_us);
+    let entry = ClosedOperation { copies: measured.copies, ..entry };
     let moved = change::moves_primary(operation.kind) && outcome == Outcome::Done;
     let winner = match moved {
         true => Some(need_record(federation.dcs(&operation.to)?).await?),

@@ -15,11 +15,13 @@ use federator_core::change::{self, ChangeError};
 use federator_core::conditions::NoEvidence;
 use federator_core::configuration::Seed;
 use federator_core::evidence::{EvidenceError, FencingEvidence};
+use federator_core::history::MeasuredCopy;
 use federator_core::inventory::{Inventory, NodeView};
 use federator_core::links;
 use federator_core::plan::{Plan, StepKind};
 use node_agent_wire::federation::{FederationRecord, JournalEntry, OperationKind};
 use node_agent_wire::{DcName, MemberName, SlotName, TimelineId};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -169,6 +171,8 @@ pub struct Context<'f> {
     pub timeline: Option<TimelineId>,
     /// When the fence was written, and when the target accepted writes.
     pub pause: (Option<Instant>, Option<Instant>),
+    /// Base backups that were watched from their beginning to their end.
+    pub copies: RefCell<Vec<MeasuredCopy>>,
     /// Datacenters that did not answer when they should follow.
     pub left_behind: BTreeSet<DcName>,
 }
@@ -200,6 +204,7 @@ impl<'f> Context<'f> {
             session: None,
             timeline: None,
             pause: (None, None),
+            copies: RefCell::default(),
             left_behind: BTreeSet::new(),
         }
     }

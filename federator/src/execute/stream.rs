@@ -7,6 +7,7 @@ use crate::records::update_record;
 use federator_core::change;
 use federator_core::conditions::node_streams;
 use federator_core::discarded::DiscardedWal;
+use federator_core::history::MeasuredCopy;
 use federator_core::inventory::NodeView;
 use federator_core::links;
 use federator_core::seeding::Copy;
@@ -80,8 +81,20 @@ struct Copies {
 }
 
 impl Copies {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The node runs on what it has copied.
+    fn ended(&mut self, dc: &DcName, node: &MemberName, between: bool) -> Option<MeasuredCopy> {
+        let copy = self.of.remove(node)?;
+        let (bytes, took_ms) = copy.measured(self.now_ms())?;
+        let took_ms = i64::try_from(took_ms).ok()?;
+        Some(MeasuredCopy { dc: dc.clone(), node: node.clone(), between, bytes, took_ms })
+    }
+
     fn saw(&mut self, name: &MemberName, node: &NodeView) -> String {
-        let at = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let at = self.now_ms();
         let copy = self.of.entry(name.clone()).or_default();
         let words = copy.saw(at, node.copy_done_bytes, node.copy_total_bytes);
         format!("{name} {COPYING} {words}")
@@ -112,6 +125,10 @@ async fn look(
             }
             Some(Ok(node)) => {
                 discarded.extend(node.discarded.clone().map(|wal| (name.clone(), wal)));
+                if node.state == state::RUNNING {
+                    let leads = cluster.leader.as_ref() == Some(name);
+                    context.copies.borrow_mut().extend(copies.ended(dc, name, leads));
+                }
                 let streams = node_streams(node);
                 let runs = node.state == state::RUNNING && !node.writable;
                 ready &= streams;

@@ -66,10 +66,12 @@ pub enum Act {
     Initdb(RightToWrite),
     /// Copy this source into the empty data directory.
     Clone(Upstream),
-    /// Report and keep what leaves history, then rewind to this source.
+    /// Report and keep what leaves history, then rewind.
     Rewind {
-        /// The source.
+        /// Whose history was left.
         source: Upstream,
+        /// The servers to be rewound to.
+        to: RewindTo,
         /// The last common timeline.
         timeline: TimelineId,
         /// The end of what is common.
@@ -108,6 +110,15 @@ impl Act {
             | Self::Restart => false,
         }
     }
+}
+
+/// The servers that a data directory is rewound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RewindTo {
+    /// Host and port; the first that will do counts.
+    pub hosts: Vec<(String, u16)>,
+    /// A read-only one will do: the leader of this standby datacenter.
+    pub standby: bool,
 }
 
 /// A data directory that is replaced.

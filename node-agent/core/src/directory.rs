@@ -18,6 +18,8 @@ pub struct Directory {
     pub unguarded: bool,
     /// A configured method fills an empty directory without a server to copy from.
     pub leaderless_copy: bool,
+    /// pg_rewind takes no standby for its source (before PostgreSQL 14).
+    pub rewinds_to_primary_only: bool,
     /// How far the copy under way is.
     pub progress: Option<Progress>,
     /// Why the last rewind or copy failed, until one succeeds.

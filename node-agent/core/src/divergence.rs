@@ -23,6 +23,16 @@ pub struct SourceHistory {
     pub beginnings: Beginnings,
     /// Its WAL beside the local one, where beginnings are not known.
     pub same_wal: Option<SameWal>,
+    /// The beginning of the oldest WAL that it still has, where it tells.
+    pub wal_since: Option<Lsn>,
+}
+
+impl SourceHistory {
+    /// What comes after `end` is gone there, for certain.
+    #[must_use]
+    pub fn has_dropped_after(&self, end: OwnEnd) -> bool {
+        end.exact && self.wal_since.is_some_and(|since| end.lsn < since)
+    }
 }
 
 /// The end of the local WAL.

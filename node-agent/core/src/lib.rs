@@ -28,6 +28,7 @@ pub mod pause;
 pub mod postgres;
 pub mod promise;
 pub mod promotion;
+pub mod prospect;
 pub mod quorum;
 mod read_only;
 pub mod reinit;

@@ -93,7 +93,7 @@ pub(crate) fn interrupted(observed: &Observed, cluster: &Cluster) -> Option<Deci
         let wait = Decision::wait(Rule::RewindInterrupted, why.clone(), pause, "another leader");
         return Some(wait.act(Act::Release));
     }
-    if !removal_allowed(observed) || cluster.config.pause {
+    if !interrupted_replaceable(observed) {
         let why = format!(
             "{why}: reinitialize this member (patronictl reinit), or set \
              remove_data_directory_on_rewind_failure"
@@ -108,6 +108,12 @@ pub(crate) fn interrupted(observed: &Observed, cluster: &Cluster) -> Option<Deci
     // What the rewind was to discard was reported before it began.
     let reinit = Reinit { source, diverged: None, asked: false, from_leader: false };
     Some(wait.act(Act::Reinit(reinit)))
+}
+
+/// A directory that pg_rewind left half changed is replaced without anybody's word.
+pub(crate) fn interrupted_replaceable(observed: &Observed) -> bool {
+    let paused = observed.cluster.known().is_none_or(|cluster| cluster.config.pause);
+    observed.directory.rewind_interrupted && removal_allowed(observed) && !paused
 }
 
 /// A directory is only given up when there is something to put in its place.

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(crate) enum Judgement {
     /// The local WAL is part of the source's history.
     Follow,
-    /// It is not: this is what to do.
+    /// It is not, or what comes next is gone there: this is what to do.
     Diverged(Decision),
     /// The source was asked and did not answer.
     Silent(String),
@@ -52,6 +52,9 @@ pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream)
         return Judgement::Ask(format!("{} may be on a later timeline now", name_of(upstream)));
     }
     match verdict {
+        Verdict::InHistory if source.has_dropped_after(own) && starves(observed) => {
+            out_of_wal(observed, cluster, own, upstream)
+        }
         Verdict::InHistory => Judgement::Follow,
         Verdict::Diverged { .. } | Verdict::BegunTwice { .. }
             if in_the_middle(cluster, upstream) =>
@@ -82,6 +85,36 @@ pub(crate) fn judge(observed: &Observed, cluster: &Cluster, upstream: &Upstream)
             history.timeline
         )),
     }
+}
+
+/// A standby that has read all WAL that it has, gets none by a stream, and has no archive.
+pub(crate) fn starves(observed: &Observed) -> bool {
+    match &observed.postgres {
+        Postgres::Running(running) => {
+            let streams = running.receiver.as_ref().is_some_and(|r| r.status == "streaming");
+            running.in_recovery && running.wal_read && !streams && !running.restores
+        }
+        Postgres::NoData
+        | Postgres::Unreadable(_)
+        | Postgres::Stopped(_)
+        | Postgres::Starting { .. }
+        | Postgres::Unresponsive { .. } => false,
+    }
+}
+
+/// The source has removed what comes next. Nothing that only this node has is lost by a new copy,
+/// but the copy may be large: it is for an operator to begin, by a rejoin.
+fn out_of_wal(
+    observed: &Observed,
+    cluster: &Cluster,
+    own: OwnEnd,
+    upstream: &Upstream,
+) -> Judgement {
+    if !given_up(cluster) || cluster.config.pause || in_the_middle(cluster, upstream) {
+        return Judgement::Follow;
+    }
+    let why = format!("{} has no more WAL from {} on", name_of(upstream), own.lsn);
+    Judgement::Diverged(copy_again(observed, cluster, upstream, None, why))
 }
 
 /// A member between this node and the leader: it says nothing of what the cluster's history is.
@@ -134,8 +167,13 @@ struct Left<'a> {
     twice: Option<TimelineId>,
 }
 
-/// Why pg_rewind is not the way.
-fn obstacle(observed: &Observed, left: &Left<'_>) -> Option<&'static str> {
+/// Why pg_rewind is not the way to the history of a source on the timeline `source`. `twice`: a
+/// timeline was begun by both.
+pub(crate) fn obstacle(
+    observed: &Observed,
+    source: TimelineId,
+    twice: bool,
+) -> Option<&'static str> {
     let rewindable = match &observed.postgres {
         Postgres::Stopped(control) | Postgres::Starting { control, .. } => control.rewindable,
         Postgres::Running(_) => true,
@@ -149,7 +187,7 @@ fn obstacle(observed: &Observed, left: &Left<'_>) -> Option<&'static str> {
     }
     // It compares the numbers first, and then the positions (PostgreSQL source, `pg_rewind.c`).
     let own = observed.own_history.as_ref().map(|history| history.timeline);
-    (left.twice.is_some() || own == Some(left.source))
+    (twice || own == Some(source))
         .then_some("pg_rewind takes timelines of one number for the same one")
 }
 
@@ -174,14 +212,17 @@ fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) 
         Some(timeline) => format!("{why}: both began timeline {timeline} there"),
         None => why,
     };
-    if let Some(obstacle) = obstacle(observed, left) {
+    let lost = Some((left.timeline, left.fork));
+    if let Some(obstacle) = obstacle(observed, left.source, left.twice.is_some()) {
         if let Some(read) = read_wal_first(observed, own) {
             return read;
         }
         return without_rewind(observed, cluster, left, &format!("{why}; {obstacle}"));
     }
-    if observed.directory.rewind_failed && removal_allowed(observed) {
-        return copy_again(observed, cluster, left, format!("{why}; pg_rewind failed"));
+    let allowed = removal_allowed(observed) || given_up(cluster);
+    if observed.directory.rewind_failed && allowed {
+        let why = format!("{why}; pg_rewind failed");
+        return copy_again(observed, cluster, left.upstream, lost, why);
     }
     if let Some(until) = observed.stand_back_until.filter(|until| observed.now < *until) {
         let failed = observed.directory.work_failed.as_deref().unwrap_or("pg_rewind failed lately");
@@ -195,6 +236,7 @@ fn settle(observed: &Observed, cluster: &Cluster, own: OwnEnd, left: &Left<'_>) 
     let (timeline, fork) = (left.timeline, left.fork);
     Decision::wait(Rule::Rewind, why, Duration::ZERO, "pg_rewind").act(Act::Rewind {
         source: data_of(left.upstream),
+        to: source::to_rewind(observed, left.upstream),
         timeline,
         fork,
     })
@@ -214,7 +256,8 @@ fn read_wal_first(observed: &Observed, own: OwnEnd) -> Option<Decision> {
 
 fn without_rewind(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: &str) -> Decision {
     if observed.config.remove_data_directory_on_diverged_timelines || given_up(cluster) {
-        return copy_again(observed, cluster, left, why.to_owned());
+        let lost = Some((left.timeline, left.fork));
+        return copy_again(observed, cluster, left.upstream, lost, why.to_owned());
     }
     let why = format!(
         "{why}: reinitialize this member (patronictl reinit), or set \
@@ -231,15 +274,22 @@ pub(crate) fn removal_allowed(observed: &Observed) -> bool {
 }
 
 /// Replaces the directory by a copy of the leader. What a standby leader has beyond the other
-/// datacenter is for an operator to give up (behaviour §15).
-fn copy_again(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: String) -> Decision {
+/// datacenter is for an operator to give up (behaviour §15). `lost`: the last common timeline and
+/// the end of what is common.
+fn copy_again(
+    observed: &Observed,
+    cluster: &Cluster,
+    upstream: &Upstream,
+    lost: Option<(TimelineId, Lsn)>,
+    why: String,
+) -> Decision {
     let pause = observed.config.timing.loop_wait;
-    let source = match left.upstream {
+    let source = match upstream {
         Upstream::Member { .. } | Upstream::Archive { of: Some(_) } => {
-            source::to_copy(observed, cluster, left.upstream)
+            source::to_copy(observed, cluster, upstream)
         }
         Upstream::Remote { .. } if given_up(cluster) => {
-            return reinit(observed, left, left.upstream.clone(), why);
+            return reinit(observed, lost, upstream.clone(), why);
         }
         Upstream::Remote { .. } | Upstream::Archive { of: None } | Upstream::Nobody => {
             let why = format!(
@@ -252,10 +302,15 @@ fn copy_again(observed: &Observed, cluster: &Cluster, left: &Left<'_>, why: Stri
     if let Some(wait) = crate::reinit::await_leader(observed, cluster, &why) {
         return wait;
     }
-    reinit(observed, left, source, why)
+    reinit(observed, lost, source, why)
 }
 
-fn reinit(observed: &Observed, left: &Left<'_>, source: Upstream, why: String) -> Decision {
+fn reinit(
+    observed: &Observed,
+    diverged: Option<(TimelineId, Lsn)>,
+    source: Upstream,
+    why: String,
+) -> Decision {
     let failed = observed.directory.work_failed.as_deref().unwrap_or_default();
     let waits = observed.stand_back_until.filter(|until| observed.now < *until);
     if let Some(until) = waits.filter(|_| !failed.is_empty() && !observed.directory.rewind_failed) {
@@ -263,10 +318,5 @@ fn reinit(observed: &Observed, left: &Left<'_>, source: Upstream, why: String) -
         return Decision::wait(Rule::AwaitSource, why, pause, "the next attempt");
     }
     let wait = Decision::wait(Rule::CopyAgain, why, Duration::ZERO, "the base backup");
-    wait.act(Act::Reinit(Reinit {
-        source,
-        diverged: Some((left.timeline, left.fork)),
-        asked: false,
-        from_leader: false,
-    }))
+    wait.act(Act::Reinit(Reinit { source, diverged, asked: false, from_leader: false }))
 }

@@ -201,8 +201,9 @@ rules! {
         "An operator asked for a new copy of this member, and another one leads.",
         "What only this member has is reported; the data directory is emptied and filled anew.";
     CopyAgain = 211, "copy-again",
-        "The local WAL left the leader's history, pg_rewind can't help, and the configuration lets \
-         the data directory be removed.",
+        "The local WAL left the source's history and pg_rewind can't help, or the source has \
+         dropped the WAL that comes next; and the configuration lets the data directory be \
+         removed, or a rejoin is open.",
         "What would be lost is reported and kept; the directory is emptied and filled anew.";
     RewindInterrupted = 212, "rewind-interrupted",
         "pg_rewind was stopped half-way, and the configuration does not let the directory be \

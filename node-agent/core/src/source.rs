@@ -1,6 +1,8 @@
 //! Whom this node follows, and whom it copies: the leader, the member that `replicatefrom` names,
 //! the primary of another cluster, or the archive alone (behaviour 8, 16, 18).
 
+use crate::abroad;
+use crate::decision::RewindTo;
 use crate::divergence::{SourceHistory, Verdict, verdict};
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Peer, Postgres, Upstream};
@@ -135,6 +137,28 @@ pub fn data_of(upstream: &Upstream) -> Upstream {
         | Upstream::Remote { .. }
         | Upstream::Nobody => upstream.clone(),
     }
+}
+
+/// The servers that a directory which has left the history of `upstream` is rewound to.
+///
+/// One node of a standby datacenter crosses to another datacenter: its leader. The others are
+/// rewound to that leader, whose history they have left only when it is back on the common one. In
+/// a cascade the leader goes to the primary datacenter: its source is a standby itself, which may
+/// be behind.
+#[must_use]
+pub fn to_rewind(observed: &Observed, upstream: &Upstream) -> RewindTo {
+    let standby = observed.config.standby_cluster.as_ref();
+    let (own, member) = match data_of(upstream) {
+        Upstream::Member { host, port, .. } => (vec![(host, port)], true),
+        Upstream::Remote { hosts, .. } => (hosts, false),
+        Upstream::Archive { .. } | Upstream::Nobody => (Vec::new(), false),
+    };
+    if member && standby.is_some() && !observed.directory.rewinds_to_primary_only {
+        return RewindTo { hosts: own, standby: true };
+    }
+    let abroad = abroad::primary_of_cascade(observed).or(standby.map(StandbyCluster::hosts));
+    let hosts = abroad.filter(|hosts| !hosts.is_empty()).unwrap_or(own);
+    RewindTo { hosts, standby: false }
 }
 
 fn contains_us(observed: &Observed, source: &SourceHistory) -> bool {

@@ -83,6 +83,7 @@ fn follow(observed: &mut Observed, host: &str) {
         answer: Ok(observed.own_history.clone().unwrap()),
         beginnings: observed.directory.beginnings.clone(),
         same_wal: None,
+        wal_since: None,
     });
     observed.following = Some(upstream);
 }

@@ -10,7 +10,7 @@ mod truth;
 mod upkeep;
 
 use node_agent_core::decide;
-use node_agent_core::decision::{Act, Decision, Reinit, Tend};
+use node_agent_core::decision::{Act, Decision, Reinit, RewindTo, Tend};
 use node_agent_core::divergence::{self, SourceHistory, Verdict};
 use node_agent_core::observed::{Cluster, Observed, PeerAnswer, RecordView, Request};
 use node_agent_core::postgres::{ControlState, Postgres, Running, Upstream};
@@ -319,7 +319,8 @@ fn check_following(o: &Observed, decision: &Decision) {
         }
     }
     match &decision.act {
-        Some(Act::Rewind { source, timeline, fork }) => {
+        Some(Act::Rewind { source, to, timeline, fork }) => {
+            check_rewind_to(o, source, to);
             let expected = Verdict::Diverged { timeline: *timeline, fork: *fork };
             assert_eq!(verdict(source), Some(expected));
             assert!(!writes(&o.postgres) && o.config.use_pg_rewind);
@@ -394,7 +395,7 @@ fn check_reinit(o: &Observed, reinit: &Reinit, verdict: Option<Verdict>) {
     );
     let interrupted =
         matches!(o.postgres, Postgres::Unreadable(_)) && o.directory.rewind_interrupted;
-    assert!(interrupted || reinit.diverged.is_some());
+    assert!(interrupted || reinit.diverged.is_some() || (rejoins && starved(o)));
     assert!(!config.pause);
 }
 

@@ -9,7 +9,6 @@ use crate::observe::Memory;
 use crate::postgres::Effective;
 use crate::postgres::method::{BootstrapPlan, CopyMethod, base_backup, copy_methods};
 use crate::publish;
-use node_agent_core::abroad;
 use node_agent_core::decision::{Act, Reinit};
 use node_agent_core::election::Winner;
 use node_agent_core::observed::{Cluster, JobKind, Observed, RecordView};
@@ -69,9 +68,10 @@ impl Hands {
             Act::CloneLeaderless => self.clone(memory, observed, Upstream::Nobody),
             Act::Reinit(reinit) => self.reinit(memory, observed, reinit),
             Act::Leave => self.leaving = true,
-            Act::Rewind { source, timeline, fork } => {
+            Act::Rewind { source: _, to, timeline, fork } => {
                 memory.data_generation += 1;
-                let plan = self.rewind_plan(observed, &source, timeline, fork);
+                let keep = self.place_of_divergent_wal(observed);
+                let plan = RewindPlan { to, timeline, fork, keep, settings };
                 self.jobs.begin(JobKind::Rewind, jobs::rewind(tools, plan));
             }
             Act::AcknowledgeFence(ack) => self.acknowledge(observed, cluster, *ack).await,
@@ -203,28 +203,6 @@ impl Hands {
         record
             .is_none_or(|record| record.policies.keep_divergent_wal && !waived(record))
             .then(|| self.tools.server.next_vault(clock::wall_us()))
-    }
-
-    fn rewind_plan(
-        &self,
-        observed: &Observed,
-        source: &Upstream,
-        timeline: node_agent_wire::TimelineId,
-        fork: node_agent_wire::Lsn,
-    ) -> RewindPlan {
-        // In a standby cluster everybody rewinds to the remote primary: a standby's own control
-        // file may still be on the old timeline.
-        let remote = observed.config.standby_cluster.as_ref().map(|s| s.hosts());
-        let remote = abroad::primary_of_cascade(observed).or(remote);
-        let hosts = match (remote, source) {
-            (Some(hosts), _) if !hosts.is_empty() => hosts,
-            (_, Upstream::Member { host, port, .. }) => vec![(host.clone(), *port)],
-            (_, Upstream::Remote { hosts, .. }) => hosts.clone(),
-            (_, Upstream::Archive { of: Some(peer) }) => vec![(peer.host.clone(), peer.port)],
-            (_, Upstream::Archive { of: None } | Upstream::Nobody) => Vec::new(),
-        };
-        let keep = self.place_of_divergent_wal(observed);
-        RewindPlan { hosts, timeline, fork, keep, settings: self.settings(observed) }
     }
 
     async fn acknowledge(&self, observed: &Observed, cluster: Option<&Cluster>, ack: FenceAck) {

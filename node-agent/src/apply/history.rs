@@ -63,26 +63,27 @@ impl Hands {
 const ASK_MAX: Duration = Duration::from_secs(2);
 
 /// What the upstream says of its past, beside the local one.
-async fn past(server: &Server, upstream: &Upstream, at: Boot) -> SourceHistory {
+pub async fn past(server: &Server, upstream: &Upstream, at: Boot) -> SourceHistory {
     let silent = |why: String| SourceHistory {
         upstream: upstream.clone(),
         at,
         answer: Err(why),
         beginnings: Beginnings::new(),
         same_wal: None,
+        wal_since: None,
     };
     let (host, port) = match address(server, upstream).await {
         Ok(address) => address,
         Err(why) => return silent(why),
     };
     let source = (host.as_str(), port);
-    let (history, beginnings) = match server.past_of(source, ASK_MAX).await {
+    let (history, beginnings, wal_since) = match server.past_of(source, ASK_MAX).await {
         Ok(past) => past,
         Err(error) => return silent(error.to_string()),
     };
     let same_wal = same_wal(server, source, &history, &beginnings).await;
     let upstream = upstream.clone();
-    SourceHistory { upstream, at, answer: Ok(history), beginnings, same_wal }
+    SourceHistory { upstream, at, answer: Ok(history), beginnings, same_wal, wal_since }
 }
 
 /// Compares WAL where the beginning of the newest timeline that both have is not known.

@@ -8,7 +8,7 @@ mod tend;
 mod vault;
 mod wal_end;
 
-pub use history::HistoryDesk;
+pub use history::{HistoryDesk, past};
 pub use slots::SlotDesk;
 pub use wal_end::WalEndDesk;
 

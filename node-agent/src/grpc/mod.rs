@@ -3,6 +3,7 @@
 //!
 //! Plain only on a loopback address; with certificates, both sides show one (mTLS).
 
+mod examine;
 mod grants;
 mod service;
 #[cfg(test)]

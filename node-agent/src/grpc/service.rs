@@ -1,6 +1,7 @@
 //! The calls. Each that changes something names its epoch; one that is older than what this node
 //! knows is refused here, at the node that it targets.
 
+use super::examine::{addresses, examine};
 use super::grants;
 use crate::clock;
 use crate::postgres::divergence::ChangedRelation;
@@ -13,8 +14,8 @@ use node_agent_wire::Epoch;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::proto::agent_server::Agent;
 use node_agent_wire::proto::{
-    CheckpointReply, CheckpointRequest, DiscardedWal, FenceReply, FenceRequest, NodeStatus,
-    PromoteReply, PromoteRequest, Slot, StatusRequest,
+    CheckpointReply, CheckpointRequest, DiscardedWal, Examination, ExamineRequest, FenceReply,
+    FenceRequest, NodeStatus, PromoteReply, PromoteRequest, Slot, StatusRequest,
 };
 use std::pin::Pin;
 use std::sync::Arc;
@@ -292,5 +293,19 @@ impl Agent for Service {
         Ok(Response::new(CheckpointReply {
             duration_ms: u32::try_from(took.as_millis()).unwrap_or(u32::MAX),
         }))
+    }
+
+    async fn examine(
+        &self,
+        request: Request<ExamineRequest>,
+    ) -> Result<Response<Examination>, Status> {
+        let ExamineRequest { hosts, deadline_ms } = request.into_inner();
+        let hosts = addresses(&hosts).map_err(|bad| {
+            Status::invalid_argument(format!("\"{bad}\" is not an address as in 10.0.0.1:5432"))
+        })?;
+        let view = freshness::view(&self.handle).await;
+        // Each of its questions has the same time; the caller waits as long as it likes.
+        let answer = examine(&self.handle, &view, hosts, deadline(deadline_ms)).await;
+        Ok(Response::new(answer))
     }
 }

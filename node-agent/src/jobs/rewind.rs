@@ -4,6 +4,7 @@ use super::copy::COPY_MAX;
 use super::life::STOP_MAX;
 use super::{Tools, told};
 use crate::postgres::{Effective, Error, Server, StopMode};
+use node_agent_core::decision::RewindTo;
 use node_agent_wire::{Lsn, TimelineId};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -15,8 +16,8 @@ const NAMES_MAX: Duration = Duration::from_secs(10);
 /// What a rewind works on.
 #[derive(Clone, Debug)]
 pub struct RewindPlan {
-    /// Sources in order; the first that is read-write counts.
-    pub hosts: Vec<(String, u16)>,
+    /// The servers to be rewound to.
+    pub to: RewindTo,
     /// The last common timeline.
     pub timeline: TimelineId,
     /// The end of what is common.
@@ -33,8 +34,8 @@ pub async fn rewind(tools: Tools, plan: RewindPlan) -> Result<(), String> {
     let server = &tools.server;
     server.stop(StopMode::Fast, STOP_MAX).await.map_err(|e| told(&e))?;
     let lost = Loss { timeline: plan.timeline, fork: plan.fork, keep: plan.keep };
-    report_loss(server, lost, &plan.settings, &plan.hosts).await?;
-    let done = server.rewind(&plan.hosts, &plan.settings, COPY_MAX).await;
+    report_loss(server, lost, &plan.settings, &plan.to.hosts).await?;
+    let done = server.rewind(&plan.to, &plan.settings, COPY_MAX).await;
     let hopeless = done.as_ref().is_err_and(|failure| failure.hopeless);
     tools.rewind_failed.store(hopeless, Ordering::SeqCst);
     done.map_err(|failure| told(&failure.error))

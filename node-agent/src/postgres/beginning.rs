@@ -25,6 +25,10 @@ const WALDUMP_DEADLINE: Duration = Duration::from_secs(5);
 /// Beginnings that are looked for in the WAL of another server at a time.
 const ASKED_MAX: usize = 2;
 
+/// The oldest WAL that a server has; which timeline it is on does not matter.
+const OLDEST: &str = "SELECT min(substr(name, 9)) FROM pg_ls_dir('pg_wal', true, false) name
+WHERE name ~ '^[0-9A-F]{24}$'";
+
 const READ: &str =
     "SELECT encode(pg_read_binary_file($1::text, $2::bigint, $3::bigint, true), 'hex')";
 
@@ -81,6 +85,13 @@ fn read_pieces(wal: &Path, pieces: &[Piece]) -> Option<Vec<u8>> {
     Some(all)
 }
 
+/// Where the segment begins whose name ends so.
+fn segment_begins(digits: &str, segment_bytes: u64) -> Option<Lsn> {
+    let part = |range| u64::from_str_radix(digits.get(range)?, 16).ok();
+    let (high, low) = (part(0..8)?, part(8..16)?);
+    Some(Lsn((high << 32) | low.checked_mul(segment_bytes)?))
+}
+
 fn begun(layout: Layout, bytes: &[u8], step: &Shared, until: Lsn) -> Option<Beginning> {
     let (record, end) = layout.record(bytes, step.at)?;
     // What is not on disk for good may still become another record.
@@ -115,6 +126,12 @@ impl Source {
             }
         }
         Ok(Some(all))
+    }
+
+    /// Where the oldest WAL that it has begins; `None` when that can't be told.
+    async fn wal_since(&mut self, layout: Layout, deadline: Duration) -> Option<Lsn> {
+        let digits = self.session.text("list its WAL", OLDEST, &[], deadline).await;
+        segment_begins(&digits.ok()??, layout.segment)
     }
 
     /// How the timelines of its history begin: of the newest by its WAL where that is there, of the
@@ -195,7 +212,8 @@ impl Server {
         known
     }
 
-    /// The history of another server and how its timelines begin.
+    /// The history of another server, how its timelines begin, and where the oldest WAL begins that
+    /// it still has.
     ///
     /// # Errors
     /// When it does not answer in time, or the history file is absent or not understood.
@@ -203,14 +221,15 @@ impl Server {
         &self,
         source: (&str, u16),
         deadline: Duration,
-    ) -> Result<(TimelineHistory, Beginnings), Error> {
+    ) -> Result<(TimelineHistory, Beginnings, Option<Lsn>), Error> {
         let layout = self.layout().await?;
         let target = self.remote_target(source.0, source.1);
         let ask = async {
             let mut source = super::history::identify(target, deadline).await?;
             let history = source.history(deadline).await?;
             let beginnings = source.beginnings(&history, layout, deadline).await?;
-            Ok((history, beginnings))
+            let wal_since = source.wal_since(layout, deadline).await;
+            Ok((history, beginnings, wal_since))
         };
         tokio::time::timeout(deadline, ask).await.unwrap_or_else(|_| {
             Err(Error::Deadline { what: "a timeline history".to_owned(), waited: deadline })
@@ -300,6 +319,18 @@ mod tests {
         ] {
             let window = window(LAYOUT, Lsn(begun), Lsn(until)).map(|(a, b)| (a.0, b.0));
             assert_eq!(window, expected, "{begun} {until}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_wal() {
+        for (digits, segment, expected) in [
+            ("0000000000000004", 16 * MB, Some(64 * MB)),
+            ("00000002000000FF", 16 * MB, Some((2 << 32) + 0xFF * 16 * MB)),
+            ("0000000100000000", 64 * MB, Some(1 << 32)),
+            ("x", MB, None),
+        ] {
+            assert_eq!(segment_begins(digits, segment), expected.map(Lsn), "{digits}");
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Control {
     pub(super) minima: BTreeMap<&'static str, u64>,
     /// Bytes of one WAL segment.
     pub(super) segment_bytes: u64,
+    /// Bytes of one block of a relation.
+    pub(super) block_bytes: u64,
     /// Bytes of one page of WAL.
     pub(super) page_bytes: u64,
 }
@@ -76,6 +78,7 @@ pub(super) fn parse(text: &str) -> Result<Control, Error> {
             rewindable,
         },
         minima,
+        block_bytes: number("Database block size")?,
         segment_bytes: number("Bytes per WAL segment")?,
         page_bytes: number("WAL block size")?,
     })

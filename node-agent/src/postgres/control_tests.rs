@@ -42,6 +42,7 @@ max_locks_per_xact setting:           64
 track_commit_timestamp setting:       off
 Maximum data alignment:               8
 Blocks per segment of large relation: 131072
+Database block size:                  8192
 WAL block size:                       8192
 Bytes per WAL segment:                16777216
 Data page checksum version:           {checksum}

@@ -113,7 +113,7 @@ pub(super) struct Stretch {
 }
 
 /// What this server wrote after `fork` on `timeline`, over all timelines that it began later.
-fn stretches(own: &TimelineHistory, timeline: TimelineId, fork: Lsn) -> Vec<Stretch> {
+pub(super) fn stretches(own: &TimelineHistory, timeline: TimelineId, fork: Lsn) -> Vec<Stretch> {
     let mut found = vec![Stretch { timeline, start: fork, end: None }];
     let Some(at) = own.ancestors.iter().position(|ancestor| ancestor.timeline == timeline) else {
         return found;
@@ -145,7 +145,7 @@ struct Tally {
 }
 
 /// The text between `start` and `end`, trimmed.
-fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
+pub(super) fn between<'a>(line: &'a str, start: &str, end: &str) -> Option<&'a str> {
     let rest = &line[line.find(start)? + start.len()..];
     Some(rest[..rest.find(end)?].trim())
 }
@@ -423,7 +423,11 @@ impl Server {
     }
 
     /// The files that hold anything of the stretch, or come after it on its timeline.
-    fn segments_of(&self, stretch: &Stretch, segment_bytes: u64) -> Result<Vec<String>, Error> {
+    pub(super) fn segments_of(
+        &self,
+        stretch: &Stretch,
+        segment_bytes: u64,
+    ) -> Result<Vec<String>, Error> {
         let wal = self.places.data("pg_wal");
         let entries = std::fs::read_dir(&wal).map_err(files::failed("read", &wal))?;
         let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());

@@ -9,6 +9,9 @@ use serde::Deserialize;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
+/// The checkpoint after a promotion, which PostgreSQL may spread over `checkpoint_timeout` (5 min).
+const CHECKPOINT_MAX: Duration = Duration::from_secs(600);
+
 /// Role, timeline and position, as the status query finds them.
 const IDENTITY: &str = concat!(
     "
@@ -210,7 +213,7 @@ impl Server {
     }
 
     /// Makes the source's control file tell its present timeline, as pg_rewind will read it: after
-    /// a promotion that takes a finished checkpoint.
+    /// a promotion that takes a finished checkpoint, on a standby a restartpoint.
     pub(super) async fn await_checkpoint(
         &self,
         source: &mut Source,
@@ -219,23 +222,25 @@ impl Server {
         if source.checkpoint_timeline == source.identity.timeline {
             return Ok(());
         }
-        // Only the superuser may; the others wait for the one that follows each promotion.
+        let deadline = deadline.min(CHECKPOINT_MAX);
+        let end = tokio::time::Instant::now() + deadline;
         let (host, port) = (source.identity.host.clone(), source.identity.port);
         let superuser = self.places.superuser();
         let mut target = self.remote_target(&host, port);
         (target.user, target.password) = (superuser.username, superuser.password);
         target.connection = superuser.connection;
-        if let Ok(session) = Session::connect(&target, QUERY_DEADLINE.min(deadline), deadline).await
-        {
-            let asked = session.execute("run a checkpoint", "CHECKPOINT", deadline).await;
-            if asked.is_ok() {
-                return Ok(());
-            }
-        }
-        let end = tokio::time::Instant::now() + deadline;
+        // Only the superuser may; the others wait for the one that follows each promotion.
+        let session = Session::connect(&target, QUERY_DEADLINE.min(deadline), deadline).await;
         let sql = "SELECT timeline_id::text FROM pg_control_checkpoint()";
         let wanted = source.identity.timeline.to_string();
         loop {
+            if let Ok(session) = &session {
+                // A standby has one to make only when it has replayed one.
+                let asked = session.execute("run a checkpoint", "CHECKPOINT", deadline).await;
+                if let Err(error) = asked {
+                    tracing::debug!(%error, "waiting for a checkpoint of the source");
+                }
+            }
             let action = "tell its last checkpoint";
             let found = source.session.text(action, sql, &[], QUERY_DEADLINE).await?;
             if found.as_deref() == Some(wanted.as_str()) {

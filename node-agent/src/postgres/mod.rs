@@ -51,6 +51,7 @@ mod session;
 mod settings;
 mod slots;
 mod status;
+mod survey;
 mod sync_waits;
 mod tls;
 mod vault;
@@ -63,6 +64,7 @@ pub use effective::Effective;
 pub use error::Error;
 pub use guard_client::GuardClient;
 pub use logical::{SlotFile, slot_is_void};
+pub use survey::Survey;
 
 use node_agent_core::postgres::Upstream;
 use node_agent_core::time::Boot;

@@ -5,6 +5,7 @@ use super::conf::conninfo_value;
 use super::leftover::WORKS_ON;
 use super::process::Postmaster;
 use super::{Effective, Error, Server, archive, bootstrap, conf, connection, files, passfile};
+use node_agent_core::decision::RewindTo;
 use std::time::Duration;
 
 /// pg_rewind writes this to stderr before it changes the first file (PostgreSQL source,
@@ -29,19 +30,19 @@ impl From<Error> for RewindFailure {
 }
 
 impl Server {
-    /// Rewinds this stopped server to the one of `hosts` that is read-write. Call
+    /// Rewinds this stopped server to one of `to`. Call
     /// [`Server::divergence_report`] first: what is discarded is gone afterwards. WAL that waits to
     /// be archived is archived first; WAL that pg_rewind misses comes from the archive, where
     /// `restore_command` is configured. On return the directory is a standby's, to be started with
     /// `StartAs::Standby`.
     ///
     /// # Errors
-    /// Refused while a server runs here or while no host is read-write. When pg_rewind fails
+    /// Refused while a server runs here or while no host will do. When pg_rewind fails
     /// before it has changed anything, the directory is as it was; after that it must be rewound
     /// again or cloned anew, and is observed as unreadable.
     pub async fn rewind(
         &self,
-        hosts: &[(String, u16)],
+        to: &RewindTo,
         settings: &Effective,
         deadline: Duration,
     ) -> Result<(), RewindFailure> {
@@ -52,13 +53,15 @@ impl Server {
         if let Some(postmaster) = Postmaster::find(&self.places)? {
             return Err(refuse(format!("PostgreSQL runs (pid {})", postmaster.file.pid)).into());
         }
-        let mut source = self.find_source(hosts, deadline).await?;
+        let mut source = self.find_source(&to.hosts, deadline).await?;
         let (host, port) = (source.identity.host.clone(), source.identity.port);
-        if source.identity.in_recovery {
+        if source.identity.in_recovery && !to.standby {
             let reason = format!("no source is read-write; {host}:{port} is a standby");
             return Err(refuse(reason).into());
         }
         self.await_checkpoint(&mut source, deadline).await?;
+        let standby = source.identity.in_recovery;
+        tracing::info!(host, port, standby, "the server that this one is rewound to");
         drop(source);
         passfile::write(&self.places, &[(host.clone(), port)]).await?;
         // pg_rewind asks PostgreSQL for its restore_command.
@@ -66,12 +69,12 @@ impl Server {
         self.archive_ready(archive::MAX).await;
         // A crashed server is recovered by pg_rewind in single-user mode, which a standby refuses.
         files::remove(&self.places.data(conf::STANDBY_SIGNAL))?;
-        if let Err(error) = self.run_rewind(&host, port, deadline).await {
+        if let Err(error) = self.run_rewind((&host, port), to.standby, deadline).await {
             let hopeless = matches!(error, Error::Command { .. })
                 && self
                     .remote_identity(&[(host, port)], HEALTH_DEADLINE)
                     .await
-                    .is_ok_and(|source| !source.in_recovery);
+                    .is_ok_and(|source| to.standby || !source.in_recovery);
             return Err(RewindFailure { error, hopeless });
         }
         self.forget_source()?;
@@ -89,13 +92,19 @@ impl Server {
     }
 
     /// Runs the program. The mark stays: the caller removes it when all is done.
-    async fn run_rewind(&self, host: &str, port: u16, deadline: Duration) -> Result<(), Error> {
+    async fn run_rewind(
+        &self,
+        (host, port): (&str, u16),
+        standby: bool,
+        deadline: Duration,
+    ) -> Result<(), Error> {
+        let attributes = if standby { "any" } else { "read-write" };
         let superuser = self.places.superuser();
         let user = self.places.rewind_user().unwrap_or(superuser);
         let given = connection::for_program(&self.places, &user, self.major().await?).await?;
         let source = format!(
             "host={} port={port} user={} dbname={} {} connect_timeout=10 \
-             target_session_attrs=read-write application_name='node-agent rewind'",
+             target_session_attrs={attributes} application_name='node-agent rewind'",
             conninfo_value(host),
             conninfo_value(&user.username),
             conninfo_value(&self.places.database),
@@ -105,7 +114,12 @@ impl Server {
         let archived = self.setting_at_rest("restore_command").await?.is_some();
         self.mark(bootstrap::REWINDING).await?;
         let mut changed = before.is_some();
-        let mut note = |line: &str| changed |= line.contains(ABOUT_TO_CHANGE);
+        let mut note = |line: &str| {
+            if line.contains(ABOUT_TO_CHANGE) {
+                changed = true;
+                tracing::info!("{line}");
+            }
+        };
         let mut tool = Tool::new(&self.places.program("pg_rewind"))
             .arg("--target-pgdata")
             .arg(&self.places.data_dir)

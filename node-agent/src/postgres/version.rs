@@ -7,6 +7,9 @@ use std::time::Duration;
 /// The program only prints.
 const DEADLINE: Duration = Duration::from_secs(5);
 
+/// pg_rewind takes a standby for its source.
+const FIRST_WITH_STANDBYS: u32 = 14;
+
 /// The major version in `postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)`; also of `18beta1`.
 fn major_in(text: &str) -> Option<u32> {
     let version = text.split_once(") ")?.1;
@@ -28,6 +31,12 @@ impl Server {
         })?;
         self.memory().major = Some(major);
         Ok(major)
+    }
+
+    /// Whether pg_rewind refuses a standby as its source (release notes of PostgreSQL 14). Of
+    /// programs that can't be asked, it is said that it does.
+    pub async fn rewinds_to_primary_only(&self) -> bool {
+        self.major().await.map_or(true, |major| major < FIRST_WITH_STANDBYS)
     }
 }
 

@@ -346,6 +346,7 @@ impl View {
                 answer: Ok(wal.history()),
                 beginnings: wal.beginnings(),
                 same_wal: None,
+                wal_since: None,
             });
         }
         observed

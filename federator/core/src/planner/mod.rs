@@ -252,6 +252,7 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
         approvals: operation.approvals.clone(),
         expected_loss: operation.expected_loss.clone(),
         waived_vaults: operation.waived_vaults.clone(),
+        quote: None,
         steps,
     }
 }

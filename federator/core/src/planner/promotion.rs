@@ -82,6 +82,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
             approvals: Vec::new(),
             expected_loss: Some(estimate),
             waived_vaults: std::collections::BTreeSet::new(),
+            quote: None,
             steps: steps(&from, to, extent),
         })
     })

@@ -8,6 +8,7 @@ use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Inventory};
 use crate::links;
 use crate::plan::{Plan, Step, StepKind};
+use crate::quote;
 use crate::resume::{Direction, open_operations};
 use node_agent_wire::DcName;
 use node_agent_wire::federation::{FederationRecord, OperationKind};
@@ -73,6 +74,7 @@ pub fn plan(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
             approvals: Vec::new(),
             expected_loss: None,
             waived_vaults: BTreeSet::new(),
+            quote: quote::of(inventory, dc, &primary),
             steps: steps(dc, &primary),
         })
     })

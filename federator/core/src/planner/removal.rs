@@ -74,6 +74,7 @@ pub fn plan(inventory: &Inventory, dc: &DcName, request: &Request) -> Answer {
             evidence: Vec::new(),
             approvals: Vec::new(),
             waived_vaults: std::collections::BTreeSet::new(),
+            quote: None,
             expected_loss: None,
             steps: steps(dc),
         })

@@ -131,6 +131,7 @@ fn plan_for(
             approvals: Vec::new(),
             expected_loss: None,
             waived_vaults: std::collections::BTreeSet::new(),
+            quote: None,
             steps,
             followers: open,
         })

@@ -63,6 +63,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
             approvals: Vec::new(),
             expected_loss: None,
             waived_vaults: std::collections::BTreeSet::new(),
+            quote: None,
             steps: steps(&from, to),
         })
     })

@@ -129,3 +129,27 @@ pub fn found(o: &Observed, cluster: &Cluster) -> bool {
 pub fn demotes(decision: &Decision) -> bool {
     matches!(decision.act, Some(Act::Demote { .. }))
 }
+
+/// No WAL comes to a standby, and a source has removed what comes next.
+pub fn starved(o: &Observed) -> bool {
+    let Postgres::Running(running) = &o.postgres else { return false };
+    let streams = running.receiver.as_ref().is_some_and(|r| r.status == "streaming");
+    let gone = |source: &SourceHistory| source.wal_since.is_some_and(|at| running.lsn < at);
+    !streams
+        && running.wal_read
+        && !running.restores
+        && o.source.iter().chain(&o.other_source).any(gone)
+}
+
+/// A node that does not lead never crosses to another datacenter; a read-only server will do only
+/// within the own one.
+pub fn check_rewind_to(o: &Observed, source: &Upstream, to: &RewindTo) {
+    match source {
+        Upstream::Member { host, port, .. } => {
+            assert_eq!(to.hosts, [(host.clone(), *port)]);
+            assert_eq!(to.standby, o.config.standby_cluster.is_some());
+        }
+        Upstream::Remote { .. } => assert!(!to.standby),
+        other @ (Upstream::Archive { .. } | Upstream::Nobody) => panic!("a rewind to {other:?}"),
+    }
+}

@@ -149,6 +149,7 @@ fn directory() -> impl Strategy<Value = Directory> {
             found_running,
             unguarded,
             leaderless_copy,
+            rewinds_to_primary_only: false,
             progress: None,
             work_failed: None,
             beginnings: Beginnings::new(),
@@ -230,14 +231,15 @@ fn source() -> impl Strategy<Value = SourceHistory> {
         1 => Just(Err("connection refused".to_owned())),
     ];
     let known = select(vec!["same", "same", "same", "other", "unknown"]);
-    (upstream(), moment(), answer, known).prop_map(|(upstream, at, answer, known)| {
+    let since = weighted(0.2, lsn());
+    (upstream(), moment(), answer, known, since).prop_map(|(upstream, at, answer, known, since)| {
         let mut beginnings = answer.as_ref().map(begun).unwrap_or_default();
         match known {
             "other" => beginnings.values_mut().for_each(|b| b.record = "01".to_owned()),
             "unknown" => beginnings.clear(),
             _ => {}
         }
-        SourceHistory { upstream, at, answer, beginnings, same_wal: None }
+        SourceHistory { upstream, at, answer, beginnings, same_wal: None, wal_since: since }
     })
 }
 

@@ -118,8 +118,8 @@ fn scheduled_restart(text: &str) -> Result<ScheduledRestart, String> {
     Ok(planned)
 }
 
-/// `[interrupted] [failed] [found] [unguarded] [leaderless] [checkpoint=0/… tl=1 last=0/…]
-/// [done=MB total=MB]`; without `last`, the WAL could not be read.
+/// `[interrupted] [failed] [found] [unguarded] [leaderless] [primary-only]
+/// [checkpoint=0/… tl=1 last=0/…] [done=MB total=MB]`; without `last`, the WAL could not be read.
 fn directory(text: &str) -> Result<Directory, String> {
     let mut words = Words::of(text);
     let mut directory = Directory {
@@ -128,6 +128,7 @@ fn directory(text: &str) -> Result<Directory, String> {
         found_running: words.flag("found"),
         unguarded: words.flag("unguarded"),
         leaderless_copy: words.flag("leaderless"),
+        rewinds_to_primary_only: words.flag("primary-only"),
         ..Directory::default()
     };
     if let Some(checkpoint) = words.value("checkpoint")? {
@@ -192,7 +193,8 @@ fn postgres(text: &str) -> Result<Postgres, String> {
     })
 }
 
-/// `primary tl=1 lsn=0/3000000` or `standby tl=1 lsn=… [replayed=…] [replay=paused] [sysid=…]`.
+/// `primary tl=1 lsn=0/3000000` or `standby tl=1 lsn=… [replayed=…] [replay=paused] [sysid=…]
+/// [starved]`: no receiver, all WAL read, no archive.
 fn running_of(mut words: Words<'_>) -> Result<Running, String> {
     let mut running = standby();
     running.in_recovery = match words.next()? {
@@ -212,6 +214,11 @@ fn running_of(mut words: Words<'_>) -> Result<Running, String> {
     }
     if running.in_recovery {
         running.receiver = Some(receiver("streaming"));
+    }
+    if words.flag("starved") {
+        running.receiver = None;
+        running.wal_read = true;
+        running.restores = false;
     }
     running.slots = vec![slot("pg1", false), slot("pg2", false), slot("pg3", false)];
     words.end()?;
@@ -289,9 +296,9 @@ fn slot_of(item: &str) -> Result<SlotFact, String> {
     Ok(slot)
 }
 
-/// `pg2 2:1@0/3000000 [twice=2] [unknown] [same-wal|other-wal] [asked 1s]`, or `remote silent WHY`:
-/// a timeline that it began itself at that position; no beginning is known of it; its WAL up to
-/// there, compared.
+/// `pg2 2:1@0/3000000 [twice=2] [unknown] [same-wal|other-wal] [since=0/…] [asked 1s]`, or `remote
+/// silent WHY`: a timeline that it began itself at that position; no beginning is known of it; its
+/// WAL up to there, compared; the oldest WAL that it has.
 fn source(text: &str) -> Result<SourceHistory, String> {
     let mut words = Words::of(text);
     let upstream = upstream(words.next()?);
@@ -315,8 +322,9 @@ fn source(text: &str) -> Result<SourceHistory, String> {
         (false, false) => None,
         (same, _) => Some(compared(same)),
     };
+    let wal_since = words.value("since")?;
     words.end()?;
-    Ok(SourceHistory { upstream, at: ago(asked), answer, beginnings, same_wal })
+    Ok(SourceHistory { upstream, at: ago(asked), answer, beginnings, same_wal, wal_since })
 }
 
 /// `pg1 asked 3s`: who was asked for its slots, and when.

@@ -42,8 +42,11 @@ fn act(act: &Act) -> String {
         }
         Act::CloneLeaderless => "clone without a leader".into(),
         Act::Leave => "leave".into(),
-        Act::Rewind { source, timeline, fork } => {
-            format!("rewind to {} from {fork} on timeline {timeline}", name_of(source))
+        Act::Rewind { source, to, timeline, fork } => {
+            let hosts: Vec<String> = to.hosts.iter().map(|(h, p)| format!("{h}:{p}")).collect();
+            let kind = if to.standby { ", a standby" } else { "" };
+            let from = format!("from {fork} on timeline {timeline}");
+            format!("rewind to {} {from}, read from {}{kind}", name_of(source), hosts.join(", "))
         }
         Act::AcknowledgeFence(ack) => {
             format!("acknowledge {} on timeline {} by {}", ack.checkpoint, ack.timeline, ack.node)

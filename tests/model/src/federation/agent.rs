@@ -168,6 +168,7 @@ impl View {
             answer: Ok(wal.history()),
             beginnings: self.beginnings(&wal),
             same_wal: None,
+            wal_since: None,
         });
         let cluster = healthy::dcs(&mut observed);
         cluster.config = config(self.dc.standby);

@@ -138,6 +138,7 @@ fn with_third(timeline: u32, lsn: u64) -> Inventory {
         etcd: vec!["dc3:2379".into()],
         slot: SlotName::from_name("dc3"),
         follows: None,
+        seed: crate::configuration::Seed::default(),
     };
     inventory.sites.insert("dc3".into(), site);
     inventory.dcs.insert("dc3".into(), Fact::Known(third));

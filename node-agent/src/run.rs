@@ -22,6 +22,7 @@ use crate::rest::access::ApiPassword;
 use crate::stall_watch::watch_stalls;
 use crate::view::{Ask, Handle, View};
 use crate::watch::watch_cluster;
+use node_agent_core::abroad;
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Decision};
 use node_agent_core::observed::{JobKind, Observed, Request};
@@ -280,6 +281,7 @@ impl Agent {
         }
         self.memory.release_asked_at = release::asked_at(&observed, &decision);
         self.tell_keeper(&observed);
+        self.hands.tools.server.set_abroad(abroad::servers(&observed));
         let checkpointed = self.hands.tools.checkpointed.load(Ordering::SeqCst);
         let mut member = publish::member(&self.hands.config, &observed, &decision, checkpointed);
         let pending = self.hands.tools.server.pending();

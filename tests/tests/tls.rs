@@ -1,10 +1,11 @@
 //! Goal: a cluster whose PostgreSQL speaks TLS only to the agents' users, and whose agents check
 //! certificate and name (`verify-full`), begins, clones, replicates, fails over and rewinds; and no
 //! connection of an agent or a standby is in clear text. Lists of revoked certificates are looked
-//! at by the agents' sessions (`sslcrldir`) and by standbys (`sslcrl`).
+//! at by the agents' sessions (`sslcrldir`) and by standbys (`sslcrl`). Between datacenters the name
+//! is checked where nothing but the authority is configured.
 //! Method: two nodes without synchronous mode; an authority and one certificate for all addresses
 //! that a lab may have. A list that revokes that certificate is put in the place of an empty one,
-//! and taken away again.
+//! and taken away again; so is a certificate of other addresses.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -40,6 +41,24 @@ struct Authority {
 }
 
 impl Authority {
+    /// Writes `server.crt` and `server.key` for the servers of a datacenter, for the run user.
+    fn certify(&self, dir: &Path, dc: u8) {
+        let user = RunUser::choose(None).unwrap();
+        let issuer = Issuer::from_params(&self.params, &self.key);
+        let mut server = CertificateParams::new(Vec::new()).unwrap();
+        server.distinguished_name.push(DnType::CommonName, "server of the lab");
+        let networks = 1..=255_u8;
+        let hosts = networks.flat_map(|n| [11_u8, 12].map(|host| [127, n, dc, host]));
+        server.serial_number = Some(SerialNumber::from(SERIAL));
+        server.subject_alt_names = hosts.map(|ip| SanType::IpAddress(ip.into())).collect();
+        let own = KeyPair::generate().unwrap();
+        fs::write(dir.join("server.crt"), server.signed_by(&own, &issuer).unwrap().pem()).unwrap();
+        let file = dir.join("server.key");
+        fs::write(&file, own.serialize_pem()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&file, Some(user.uid), Some(user.gid)).unwrap();
+    }
+
     /// Writes the list of what is revoked now; each has a higher number.
     fn revoke(&self, number: u64, serials: &[u64], to: &[&Path]) {
         let revoked = |serial: &u64| RevokedCertParams {
@@ -64,9 +83,8 @@ impl Authority {
     }
 }
 
-/// `ca.crt`, `server.crt` and `server.key` for the run user.
+/// `ca.crt`, and `server.crt` and `server.key` of dc1.
 fn certificates(dir: &Path) -> Authority {
-    let user = RunUser::choose(None).unwrap();
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     // OpenSSL takes a certificate whose issuer has its own name for self-signed.
@@ -74,20 +92,9 @@ fn certificates(dir: &Path) -> Authority {
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     fs::write(dir.join("ca.crt"), authority.self_signed(&key).unwrap().pem()).unwrap();
-    let issuer = Issuer::from_params(&authority, &key);
-    let mut server = CertificateParams::new(Vec::new()).unwrap();
-    server.distinguished_name.push(DnType::CommonName, "server of the lab");
-    let networks = 1..=255_u8;
-    let hosts = networks.flat_map(|n| [11_u8, 12].map(|host| [127, n, 1, host]));
-    server.serial_number = Some(SerialNumber::from(SERIAL));
-    server.subject_alt_names = hosts.map(|ip| SanType::IpAddress(ip.into())).collect();
-    let own = KeyPair::generate().unwrap();
-    fs::write(dir.join("server.crt"), server.signed_by(&own, &issuer).unwrap().pem()).unwrap();
-    let file = dir.join("server.key");
-    fs::write(&file, own.serialize_pem()).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    chown(&file, Some(user.uid), Some(user.gid)).unwrap();
-    Authority { params: authority, key }
+    let authority = Authority { params: authority, key };
+    authority.certify(dir, 1);
+    authority
 }
 
 /// `lists`: parameters of the agents' sessions, and of all other connections.
@@ -198,4 +205,70 @@ async fn a_revoked_certificate_is_not_taken() {
     authority.revoke(3, &[], &[&file, &in_dir]);
     assert_eq!(rig.complete("dc1"), primary);
     nothing_in_clear(&rig, &primary).await;
+}
+
+/// Of connections between datacenters only the authority is configured.
+fn link_topology(dir: &Path) -> String {
+    let (dir, user) = (dir.display(), format!("{{sslrootcert: {}/ca.crt}}", dir.display()));
+    format!(
+        "
+name: shop
+settings: {{ttl: 5, loop_wait: 1, retry_timeout: 1}}
+dynamic:
+  postgresql:
+    parameters: {{ssl: 'on', ssl_cert_file: {dir}/server.crt, ssl_key_file: {dir}/server.key}}
+agent:
+  postgresql:
+    authentication: {{replication: {user}, rewind: {user}}}
+datacenters:
+  dc1: {{etcd: 1, nodes: [pg1]}}
+  dc2: {{etcd: 1, nodes: [pg1]}}
+"
+    )
+}
+
+/// Whether dc2 streams by TLS: `t`, `f`, or nothing.
+async fn link(rig: &Rig) -> Result<String, String> {
+    let sql = "SELECT coalesce((SELECT s.ssl::text FROM pg_stat_replication r
+        JOIN pg_stat_ssl s USING (pid) WHERE r.state = 'streaming'), 'nobody')";
+    rows::value(&rig.access, &rig.node("dc1-pg1"), sql).await
+}
+
+async fn wait_link(rig: &Rig, wanted: &str) {
+    until(&format!("a link with TLS {wanted}"), ROWS, async || {
+        let found = link(rig).await?;
+        if found == wanted { Ok(()) } else { Err(found) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_checks_the_name_where_an_authority_is_configured() {
+    if clear_text_only() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let authority = certificates(dir.path());
+    let rig = Rig::start_with("tls-link", &link_topology(dir.path()));
+    rig.federate().await;
+    wait_link(&rig, "true").await;
+
+    rig.say("the servers get the certificate of other addresses");
+    authority.certify(dir.path(), 2);
+    let reload = "SELECT pg_reload_conf()::text";
+    let _ = rows::value(&rig.access, &rig.node("dc1-pg1"), reload).await.unwrap();
+    let log = rig.lab.layout.host("dc2-pg1").unwrap().dir.join("dc2-pg1.log");
+    until("a standby datacenter that refuses the name", ROWS, async || {
+        let standing = "SELECT count(pg_terminate_backend(pid))::text FROM pg_stat_replication";
+        let ended = rows::value(&rig.access, &rig.node("dc1-pg1"), standing).await?;
+        let said = fs::read_to_string(&log).map_err(|error| error.to_string())?;
+        if said.contains("does not match host name") { Ok(()) } else { Err(ended) }
+    })
+    .await;
+    assert_eq!(link(&rig).await.unwrap(), "nobody");
+
+    authority.certify(dir.path(), 1);
+    let _ = rows::value(&rig.access, &rig.node("dc1-pg1"), reload).await.unwrap();
+    wait_link(&rig, "true").await;
+    rig.settled("dc1").await;
 }

@@ -7,6 +7,7 @@ use crate::decision::Tend;
 use crate::observed::{Cluster, Observed, RecordView};
 use crate::postgres::{Postgres, Running};
 use crate::right::WriteBlocked;
+use node_agent_wire::dynamic::StandbyCluster;
 use node_agent_wire::federation::FederationRecord;
 use node_agent_wire::member::split_host_port;
 use node_agent_wire::position::Position;
@@ -27,6 +28,23 @@ pub struct Abroad {
     pub slots: BTreeMap<SlotName, Lsn>,
     /// Its leader's position.
     pub position: Option<Position>,
+}
+
+/// Where PostgreSQL of other datacenters listens, by the configuration, the record and what was
+/// seen of them.
+#[must_use]
+pub fn servers(observed: &Observed) -> BTreeSet<(String, u16)> {
+    let mut found: BTreeSet<(String, u16)> =
+        observed.config.standby_cluster.iter().flat_map(StandbyCluster::hosts).collect();
+    for seen in observed.abroad.values() {
+        found.extend(seen.hosts.iter().chain(&seen.leader).cloned());
+    }
+    if let Some(record) = &observed.last_record {
+        let others = record.members.iter().filter(|(dc, _)| **dc != record.dc);
+        let nodes = others.flat_map(|(_, entry)| entry.nodes.values());
+        found.extend(nodes.filter_map(|node| split_host_port(&node.postgres, POSTGRES_PORT)));
+    }
+    found
 }
 
 /// The record of another datacenter that knows a later epoch than `record`, which names another

@@ -93,7 +93,7 @@ impl Server {
         &self,
         (host, port): (&str, u16),
     ) -> Result<(String, Option<PathBuf>), Error> {
-        let user = self.places.replication()?;
+        let user = self.towards(self.places.replication()?, &[(host.to_owned(), port)]);
         let given = connection::for_program(&self.places, &user, self.major().await?).await?;
         let conninfo = format!(
             "host={} port={port} user={} {} application_name={}",

@@ -6,9 +6,11 @@
 
 use super::conf::conninfo_value;
 use super::places::Places;
-use super::{Error, files};
+use super::{Error, Server, files};
 use node_agent_wire::config::Credentials;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 /// libpq's parameters that a user may have, and the first major version that knows them.
 const KNOWN: [(&str, u32); 10] = [
@@ -52,6 +54,20 @@ pub(super) fn pairs(
         pairs.push(("krbsrvname".to_owned(), name.to_owned()));
     }
     pairs
+}
+
+impl Server {
+    /// Where PostgreSQL of other datacenters listens: certificates are checked in full there unless
+    /// the configuration says otherwise ([`Credentials::across`]).
+    pub fn set_abroad(&self, addresses: BTreeSet<(String, u16)>) {
+        *self.abroad.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
+    }
+
+    /// The user for a connection to these servers.
+    pub(super) fn towards(&self, user: Credentials, hosts: &[(String, u16)]) -> Credentials {
+        let abroad = self.abroad.lock().unwrap_or_else(PoisonError::into_inner);
+        if hosts.iter().any(|host| abroad.contains(host)) { user.across() } else { user }
+    }
 }
 
 /// Parameters that no version knows.

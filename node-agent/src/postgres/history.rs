@@ -97,6 +97,7 @@ impl Server {
     pub(super) fn remote_target(&self, host: &str, port: u16) -> Target {
         let superuser = self.places.superuser();
         let user = self.places.rewind_user().unwrap_or(superuser);
+        let user = self.towards(user, &[(host.to_owned(), port)]);
         Target {
             host: host.to_owned(),
             port,
@@ -225,7 +226,7 @@ impl Server {
         let deadline = deadline.min(CHECKPOINT_MAX);
         let end = tokio::time::Instant::now() + deadline;
         let (host, port) = (source.identity.host.clone(), source.identity.port);
-        let superuser = self.places.superuser();
+        let superuser = self.towards(self.places.superuser(), &[(host.clone(), port)]);
         let mut target = self.remote_target(&host, port);
         (target.user, target.password) = (superuser.username, superuser.password);
         target.connection = superuser.connection;

@@ -75,7 +75,7 @@ use places::Places;
 use process::PidFile;
 use rustix::time::{ClockId, clock_gettime};
 use session::{Session, Target};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -171,6 +171,8 @@ pub struct Server {
     started: Notify,
     /// The last divergence report since the agent started.
     report: Mutex<Option<Divergence>>,
+    /// Where PostgreSQL of other datacenters listens.
+    abroad: Mutex<BTreeSet<(String, u16)>>,
 }
 
 /// Now, on the clock that the guard's deadlines count on.
@@ -203,6 +205,7 @@ impl Server {
             memory: Mutex::default(),
             started: Notify::new(),
             report: Mutex::default(),
+            abroad: Mutex::default(),
         })
     }
 

@@ -101,6 +101,7 @@ impl Server {
         let attributes = if standby { "any" } else { "read-write" };
         let superuser = self.places.superuser();
         let user = self.places.rewind_user().unwrap_or(superuser);
+        let user = self.towards(user, &[(host.to_owned(), port)]);
         let given = connection::for_program(&self.places, &user, self.major().await?).await?;
         let source = format!(
             "host={} port={port} user={} dbname={} {} connect_timeout=10 \

@@ -92,8 +92,12 @@ impl Server {
         Ok(())
     }
 
-    async fn receiver(&self) -> Result<Receiver<'_>, Error> {
+    async fn receiver(&self, upstream: &Upstream) -> Result<Receiver<'_>, Error> {
         let user = self.places.replication()?;
+        let user = match upstream {
+            Upstream::Remote { .. } => user.across(),
+            Upstream::Member { .. } | Upstream::Archive { .. } | Upstream::Nobody => user,
+        };
         let krbsrvname = self.places.krbsrvname.as_deref();
         let major = self.major().await?;
         Ok(Receiver {
@@ -113,7 +117,7 @@ impl Server {
     ) -> Result<bool, Error> {
         passfile::write(&self.places, &conf::hosts_of(upstream)).await?;
         let settings = &self.known_only(settings).await?;
-        let text = conf::upstream_conf(upstream, &self.receiver().await?, settings);
+        let text = conf::upstream_conf(upstream, &self.receiver(upstream).await?, settings);
         files::write(&self.places.data(conf::UPSTREAM), text).await
     }
 
@@ -197,7 +201,7 @@ impl Server {
     /// When a file can't be written or the reload does not take effect.
     pub async fn follow(&self, upstream: &Upstream, settings: &Effective) -> Result<(), Error> {
         let changed = self.write_upstream(upstream, settings).await?;
-        let conninfo = conf::primary_conninfo(upstream, &self.receiver().await?);
+        let conninfo = conf::primary_conninfo(upstream, &self.receiver(upstream).await?);
         self.bring_into_force("primary_conninfo", &conninfo, changed).await?;
         let slot = conf::slot_name(upstream, &self.places.name, settings.use_slots);
         let slot = slot.as_ref().map_or("", |slot| slot.as_str());

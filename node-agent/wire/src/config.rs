@@ -214,6 +214,19 @@ pub struct Credentials {
     pub connection: BTreeMap<String, String>,
 }
 
+impl Credentials {
+    /// The same for a connection to another datacenter: where there is a certificate to check a server
+    /// by and nothing says how, it is checked in full, with the name (PostgreSQL manual, 34.19.1).
+    #[must_use]
+    pub fn across(mut self) -> Self {
+        if self.connection.contains_key("sslrootcert") {
+            let mode = self.connection.entry("sslmode".to_owned());
+            mode.or_insert_with(|| "verify-full".to_owned());
+        }
+        self
+    }
+}
+
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials")

@@ -186,7 +186,7 @@ pub fn of(inventory: &Inventory, dc: &DcName, primary: &DcName) -> Option<Quote>
         return None;
     }
     let leader = view.leader.as_ref().filter(|leader| view.examined.contains_key(*leader));
-    let scene = Scene { inventory, dc, primary, view };
+    let scene = Scene { inventory, dc, primary };
     let mut nodes: Vec<NodeQuote> =
         view.examined.iter().map(|(node, fact)| scene.node(node, fact, leader)).collect();
     if leader.is_none()
@@ -219,7 +219,6 @@ struct Scene<'i> {
     inventory: &'i Inventory,
     dc: &'i DcName,
     primary: &'i DcName,
-    view: &'i DcView,
 }
 
 impl Scene<'_> {

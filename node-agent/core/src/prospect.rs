@@ -118,7 +118,7 @@ pub fn prospect(observed: &Observed, source: &SourceHistory) -> Prospect {
     };
     let left = |timeline, fork, twice: Option<TimelineId>| {
         let left = Left { timeline, fork, twice };
-        diverged(observed, history.timeline, own, left)
+        diverged(observed, history.timeline, own, &left)
     };
     match verdict {
         Verdict::InHistory if drops(observed, source, own) => {
@@ -161,8 +161,8 @@ struct Left {
     twice: Option<TimelineId>,
 }
 
-fn diverged(observed: &Observed, source: TimelineId, own: OwnEnd, left: Left) -> Prospect {
-    let Left { timeline, fork, twice } = left;
+fn diverged(observed: &Observed, source: TimelineId, own: OwnEnd, left: &Left) -> Prospect {
+    let Left { timeline, fork, twice } = *left;
     let beyond = own.lsn.bytes_since(fork);
     let least = if own.exact { "" } else { "at least " };
     let mut why = format!("{least}{beyond} bytes beyond {fork} on timeline {timeline} are its own");

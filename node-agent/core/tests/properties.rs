@@ -25,8 +25,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use support::any::pressed;
 use truth::{
-    datacenter_may_write, dcs, demotes, foreign, found, leads, record, running, start_is_confirmed,
-    writes,
+    check_rewind_to, datacenter_may_write, dcs, demotes, foreign, found, leads, record, running,
+    start_is_confirmed, starved, writes,
 };
 use upkeep::{check_release, check_slots, check_watchdog};
 

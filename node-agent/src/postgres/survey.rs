@@ -87,7 +87,7 @@ fn blocks(line: &str) -> impl Iterator<Item = Block> + '_ {
 fn left_out(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
     let within = |dir: &&str| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
-    CONTENTS.iter().any(|dir| within(&dir))
+    CONTENTS.iter().any(within)
         || FILES.contains(&name)
         || name.starts_with("pg_internal.init")
         || path.contains("pgsql_tmp")

@@ -194,7 +194,7 @@ fn postgres(text: &str) -> Result<Postgres, String> {
 }
 
 /// `primary tl=1 lsn=0/3000000` or `standby tl=1 lsn=… [replayed=…] [replay=paused] [sysid=…]
-/// [starved]`: no receiver, all WAL read, no archive.
+/// [starved [restores]]`: no receiver, all WAL read, no archive but by `restores`.
 fn running_of(mut words: Words<'_>) -> Result<Running, String> {
     let mut running = standby();
     running.in_recovery = match words.next()? {
@@ -218,7 +218,7 @@ fn running_of(mut words: Words<'_>) -> Result<Running, String> {
     if words.flag("starved") {
         running.receiver = None;
         running.wal_read = true;
-        running.restores = false;
+        running.restores = words.flag("restores");
     }
     running.slots = vec![slot("pg1", false), slot("pg2", false), slot("pg3", false)];
     words.end()?;

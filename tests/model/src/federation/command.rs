@@ -6,6 +6,7 @@ use super::record::{Held, Kind, Rec, SYSTEM, SmallPhase};
 use super::world::{Hand, Id, PLACES, Pg, Places, Run, Way, World};
 use super::{dc, id};
 use crate::wal::Wal;
+use federator_core::configuration::Seed;
 use federator_core::inventory::{DcView, Fact, Inventory, NodeView, Site, SqlFacts, Versioned};
 use federator_core::plan::{Plan, StepKind};
 use federator_core::planner::promotion::Intent as PromotionIntent;
@@ -247,6 +248,7 @@ fn inventory(count: u8, silent: Places, briefs: &[Brief; PLACES]) -> Inventory {
         namespace: "/service".into(),
         etcd: vec![format!("{}:2379", dc(place))],
         slot: SlotName::from_name(dc(place).as_str()),
+        seed: Seed::default(),
     };
     let fact = |place: Id| match silent.has(place) {
         true => Fact::Unknown { since_us: 0, why: "no answer".into() },

@@ -60,7 +60,7 @@ fn beats_of_a_federations_primary_tell_its_consumers() {
     assert_eq!((cdc.confirmed, cdc.plugin.as_str()), (Some(Lsn(7)), "pgoutput"));
     assert_eq!(reached(&first).and_then(|r| r.consumers), Some(consumers.clone()));
 
-    let mut hangs = in_epoch(primary.clone(), 4);
+    let mut hangs = in_epoch(primary, 4);
     hangs.postgres = fixture::unresponsive();
     assert_eq!(told(&hangs, &first).consumers, first.consumers, "PostgreSQL does not answer");
     let stopped = in_epoch(fixture::standby_leader().observed, 4);

@@ -192,6 +192,8 @@ fn one(all: &Inventory, promotion: bool) -> (String, Option<i64>, bool) {
 }
 
 type Break = fn(&mut Inventory);
+/// The verdict in short, the age of the knowledge, whether more may have been seen.
+type Found = (&'static str, Option<i64>, bool);
 
 fn beat(all: &mut Inventory, epoch: u64) {
     node_mut(all, "dc1").writable = false;
@@ -202,7 +204,7 @@ fn beat(all: &mut Inventory, epoch: u64) {
 
 #[test]
 fn the_best_word_about_the_consumers_counts() {
-    let cases: [(&str, bool, Break, (&str, Option<i64>, bool)); 6] = [
+    let cases: [(&str, bool, Break, Found); 6] = [
         ("the primary's", false, |_| {}, ("kept 500", None, false)),
         ("a promotion", true, |_| {}, ("again 0/FA0 500", None, false)),
         ("its last beat", true, |i| beat(i, 1), ("again 0/FA0 500", Some(100_000), true)),

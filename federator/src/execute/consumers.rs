@@ -7,9 +7,9 @@ use federator_core::consumers::{short_of, to_reach};
 use federator_core::inventory::NodeView;
 use node_agent_wire::DcName;
 
-/// Waits until those slots are where their consumers were at the beginning of the wait; a line about
-/// it, `None` where there are none. One that does not get there stops nothing: its consumer reads
-/// something again.
+/// Waits until those slots are where their consumers were at the beginning of the wait; a line
+/// about it, `None` where there are none. One that does not get there stops nothing: its consumer
+/// reads something again.
 pub(super) async fn in_step(
     context: &Context<'_>,
     (from, to): (&DcName, &DcName),

@@ -261,8 +261,8 @@ fn sender_of(item: &str) -> Result<Walsender, String> {
     Ok(sender)
 }
 
-/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [synced] [left-over] [unreserved] [xmin=5]
-/// [catalog_xmin=5] [confirmed=0/…] [0/3000000]`.
+/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [synced] [left-over] [unreserved]
+/// [xmin=5] [catalog_xmin=5] [confirmed=0/…] [0/3000000]`.
 fn slot_of(item: &str) -> Result<SlotFact, String> {
     let mut words = Words::of(item);
     let mut slot = slot(words.next()?, false);

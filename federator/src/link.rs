@@ -4,12 +4,14 @@ use crate::concurrent::within;
 use crate::settings::Tls;
 use federator_core::discarded::DiscardedWal;
 use federator_core::grants::{GrantsView, SeatView};
-use federator_core::inventory::{NodeView, SlotView};
+use federator_core::inventory::{LogicalSlot, NodeView, SlotKind, SlotView};
 use federator_core::quote::{Examination, Fate};
 use node_agent_wire::member::split_host_port;
+use node_agent_wire::position::Consumer;
 use node_agent_wire::proto::agent_client::AgentClient;
 use node_agent_wire::proto::{
-    CheckpointRequest, ExamineRequest, FenceRequest, NodeStatus, PromoteRequest, StatusRequest,
+    CheckpointRequest, ExamineRequest, FenceRequest, NodeStatus, PromoteRequest, Slot,
+    StatusRequest,
 };
 use node_agent_wire::{Epoch, Lsn, OperationId, TimelineId};
 use std::cell::RefCell;
@@ -275,8 +277,10 @@ fn node_view(status: NodeStatus) -> NodeView {
         .slots
         .into_iter()
         .map(|slot| {
+            let kind = slot_kind(&slot);
             let restart_lsn = Lsn(slot.restart_lsn);
-            (slot.name, SlotView { active: slot.active, wal_status: slot.wal_status, restart_lsn })
+            let (active, wal_status) = (slot.active, slot.wal_status);
+            (slot.name, SlotView { active, wal_status, restart_lsn, kind })
         })
         .collect();
     NodeView {
@@ -317,6 +321,23 @@ fn node_view(status: NodeStatus) -> NodeView {
         wal_free_bytes: status.wal_free_bytes,
         slot_wal_limit_bytes: status.slot_wal_limit_bytes,
         grants: status.grants.map(grants_view),
+    }
+}
+
+fn slot_kind(slot: &Slot) -> SlotKind {
+    match slot.kind.as_str() {
+        "physical" => SlotKind::Physical,
+        "logical" => SlotKind::Logical(LogicalSlot {
+            consumer: Consumer {
+                confirmed: slot.confirmed_flush_lsn.map(Lsn),
+                database: slot.database.clone(),
+                plugin: slot.plugin.clone(),
+                failover: slot.failover,
+                lost: (!slot.lost.is_empty()).then(|| slot.lost.clone()),
+            },
+            synced: slot.synced,
+        }),
+        _ => SlotKind::Untold,
     }
 }
 

@@ -301,6 +301,15 @@ impl Session {
             .map_err(|error| self.error(what, words(&error)))
     }
 
+    /// Makes the server read its configuration again; processes that sleep for long look around at
+    /// that, the one that takes slots over from the primary among them.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn reload(&self) -> Result<(), SqlError> {
+        self.one("reloading", "SELECT pg_catalog.pg_reload_conf()").await.map(|_| ())
+    }
+
     /// The users of the standbys that stream from this server.
     ///
     /// # Errors

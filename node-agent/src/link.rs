@@ -141,6 +141,7 @@ impl Links {
             at_us: position.at_us,
             seen_at_us: *seen_at_us,
             wal_rate_max: position.wal_rate_max,
+            consumers: position.consumers.clone(),
         })
     }
 }

@@ -9,7 +9,7 @@ use node_agent_core::decision::Decision;
 use node_agent_core::failsafe::plan;
 use node_agent_core::observed::{Cluster, JobKind, Observed, Request};
 use node_agent_core::pause;
-use node_agent_core::postgres::{Postgres, Running};
+use node_agent_core::postgres::{Postgres, Running, SlotFact};
 use node_agent_core::release;
 use node_agent_core::slots::{self, logical, without_dcs::told_now};
 use node_agent_core::source::streams_from;
@@ -20,7 +20,7 @@ use node_agent_wire::grant::Reached;
 use node_agent_wire::history::{self, TimelineHistory};
 use node_agent_wire::keys::{ClusterPath, Leaf};
 use node_agent_wire::member::{MemberData, Role, state};
-use node_agent_wire::position::PrimarySeen;
+use node_agent_wire::position::{Consumer, Consumers, Position, PrimarySeen};
 use node_agent_wire::{Lsn, MemberName, SlotName};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -340,6 +340,7 @@ pub fn beat_facts(
             facts.commit_at_us = before.commit_at_us;
             facts.at_us = before.at_us;
         }
+        facts.consumers = told_before(&facts, before);
         return facts;
     };
     facts.timeline = Some(running.timeline);
@@ -350,13 +351,34 @@ pub fn beat_facts(
         facts.replay_lsn = running.replay_lsn;
         facts.commit_at_us = running.replayed_commit_at_us;
         facts.link = running.receiver.as_ref().map(|r| r.status.clone());
+        facts.consumers = told_before(&facts, before);
     } else {
         facts.lsn = Some(running.lsn);
         facts.commit_at_us = Some(observed.wall_us);
         facts.wrote_at_us = Some(observed.wall_us);
         facts.primary_seen = None;
+        facts.consumers = facts.epoch.map(|_| consumers(running));
     }
     facts
+}
+
+/// The consumers that a primary of this epoch told last: one that does not write any more, or does
+/// not answer, tells none, and what was known stays known.
+fn told_before(facts: &BeatFacts, before: Option<&Position>) -> Option<Consumers> {
+    before.filter(|p| p.epoch.is_some() && p.epoch == facts.epoch)?.consumers.clone()
+}
+
+/// The logical slots of a primary.
+fn consumers(running: &Running) -> Consumers {
+    let logical = running.slots.iter().filter(|slot| !slot.physical);
+    let consumer = |slot: &SlotFact| Consumer {
+        confirmed: slot.confirmed_lsn,
+        database: slot.database.clone().unwrap_or_default(),
+        plugin: slot.plugin.clone().unwrap_or_default(),
+        failover: slot.failover,
+        lost: slot.lost.then(|| slot.why_lost().to_owned()),
+    };
+    logical.map(|slot| (slot.name.clone(), consumer(slot))).collect()
 }
 
 /// How far the primary on this node is; `None` when it is none.
@@ -364,5 +386,10 @@ pub fn beat_facts(
 pub fn reached(facts: &BeatFacts) -> Option<Reached> {
     let (lsn, timeline) = (facts.lsn?, facts.timeline?);
     let (at_us, wal_rate_max) = (facts.at_us, facts.wal_rate_max);
-    facts.writable.then_some(Reached { lsn, timeline, at_us, wal_rate_max })
+    let consumers = facts.consumers.clone();
+    facts.writable.then_some(Reached { lsn, timeline, at_us, wal_rate_max, consumers })
 }
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

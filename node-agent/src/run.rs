@@ -199,7 +199,8 @@ impl Agent {
             let server = self.hands.tools.server.clone();
             tokio::select! {
                 () = &mut stop, if !self.memory.ending => {
-                    if self.leaves_running() || !release::before_the_end(&self.view.borrow().observed) {
+                    let asks = release::before_the_end(&self.view.borrow().observed);
+                    if self.leaves_running() || !asks {
                         break;
                     }
                     self.memory.ending = true;

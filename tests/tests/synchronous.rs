@@ -3,7 +3,8 @@
 //! Method: three or four nodes under load. The mode is changed while rows are written; the
 //! primary's host loses its power in quorum mode; a synchronous standby is frozen with its agent,
 //! then another one loses its power. One that is restarted, or whose agent is stopped, is left out
-//! of `/sync` first, by the order of the changes in etcd. Pauses are printed; only a generous bound is asserted.
+//! of `/sync` first, by the order of the changes in etcd. Pauses are printed; only a generous bound
+//! is asserted.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

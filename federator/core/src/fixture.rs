@@ -1,6 +1,8 @@
 //! A healthy federation of two datacenters to begin tests with.
 use crate::configuration::Seed;
-use crate::inventory::{DcView, Fact, Inventory, NodeView, Site, SlotView, SqlFacts, Versioned};
+use crate::inventory::{
+    DcView, Fact, Inventory, NodeView, Site, SlotKind, SlotView, SqlFacts, Versioned,
+};
 use crate::planner::Request;
 use node_agent_wire::federation::{
     DcEntry, FederationRecord, FenceAck, Operation, OperationKind, Policies, RECORD_VERSION,
@@ -56,6 +58,11 @@ pub(crate) fn operation(kind: OperationKind, from: &str, to: &str) -> Operation 
     Operation::new("op-1".into(), kind, (Some(from.into()), to.into()), Epoch(2), ("ann", NOW))
 }
 
+fn physical() -> SlotView {
+    let (wal_status, restart_lsn) = ("reserved".into(), Lsn(4000));
+    SlotView { active: true, wal_status, restart_lsn, kind: SlotKind::Physical }
+}
+
 fn node(writable: bool, slot: &str) -> NodeView {
     NodeView {
         role: if writable { "primary" } else { "standby_leader" }.into(),
@@ -69,11 +76,7 @@ fn node(writable: bool, slot: &str) -> NodeView {
         epoch: Epoch(1),
         system_id: "77".into(),
         server_version: 150_004,
-        slots: [(
-            slot.to_owned(),
-            SlotView { active: true, wal_status: "reserved".into(), restart_lsn: Lsn(4000) },
-        )]
-        .into(),
+        slots: [(slot.to_owned(), physical())].into(),
         replayed_commit_at_us: NOW - 500_000,
         ..NodeView::default()
     }
@@ -112,9 +115,11 @@ fn datacenter(dc: &str, primary: bool, config: &Value) -> DcView {
             at_us: NOW - 900_000,
             seen_at_us: NOW - 800_000,
             wal_rate_max: 2000,
+            consumers: None,
         }),
         link: None,
         failsafe: None,
+        consumers: None,
     };
     DcView {
         record: Some(Versioned { revision: Revision(10), value: record(dc, 1, "dc1") }),
@@ -182,9 +187,7 @@ pub(crate) fn three() -> Inventory {
     for dc in ["dc1", "dc2", "dc3"] {
         record_mut(&mut inventory, dc).members.insert(dc3.clone(), entry.clone());
         for slot in ["dc1", "dc2", "dc3"].into_iter().filter(|slot| *slot != dc) {
-            let there =
-                SlotView { active: true, wal_status: "reserved".into(), restart_lsn: Lsn(4000) };
-            node_mut(&mut inventory, dc).slots.insert(slot.into(), there);
+            node_mut(&mut inventory, dc).slots.insert(slot.into(), physical());
         }
     }
     let config = &mut view(&mut inventory, "dc1").config.as_mut().unwrap().value;

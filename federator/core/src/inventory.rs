@@ -10,7 +10,7 @@ use node_agent_wire::federation::{
     DcEntry, FederationRecord, Isolation, NodeEntry, Operation, Retention,
 };
 use node_agent_wire::member::{Member, MemberData, Role};
-use node_agent_wire::position::Position;
+use node_agent_wire::position::{Consumer, Position};
 use node_agent_wire::{DcName, Epoch, Lsn, MemberName, Revision, SlotName, SystemId, TimelineId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -86,6 +86,31 @@ pub struct SlotView {
     /// WAL is kept from here on; 0 when it never kept any.
     #[serde(default)]
     pub restart_lsn: Lsn,
+    /// What kind of slot it is.
+    #[serde(default)]
+    pub kind: SlotKind,
+}
+
+/// The kind of a slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotKind {
+    /// The agent does not tell: it is of an earlier version.
+    #[default]
+    Untold,
+    /// For standbys.
+    Physical,
+    /// For a logical consumer.
+    Logical(LogicalSlot),
+}
+
+/// A logical slot on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogicalSlot {
+    /// How far its consumer has come, as a primary tells it.
+    pub consumer: Consumer,
+    /// It was taken over from the primary, and is kept in step with that (PostgreSQL 17 and later).
+    pub synced: bool,
 }
 
 /// What an agent answered about its node.

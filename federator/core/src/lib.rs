@@ -9,6 +9,7 @@ pub mod approval;
 pub mod change;
 pub mod conditions;
 pub mod configuration;
+pub mod consumers;
 pub mod discarded;
 pub mod document;
 pub mod evidence;

@@ -24,6 +24,7 @@ fn position(lsn: u64, commit_at: Option<i64>, seen: Option<PrimarySeen>, rate: u
         primary_seen: seen,
         link: None,
         failsafe: None,
+        consumers: None,
     }
 }
 
@@ -36,6 +37,7 @@ fn seen(lsn: u64, at_us: i64, seen_at_us: i64, rate: u64) -> PrimarySeen {
         at_us,
         seen_at_us,
         wal_rate_max: rate,
+        consumers: None,
     }
 }
 

@@ -4,9 +4,10 @@
 //! Two flags, each with its reasons, from the same checks that the operations themselves make.
 //! Predictions rest on what earlier operations of this federation took.
 
+use crate::consumers::{self, Judged};
 use crate::guards::{Checklist, Refusal, Verdict};
 use crate::history::{ClosedOperation, Outcome};
-use crate::inventory::Inventory;
+use crate::inventory::{DcView, Inventory};
 use crate::planner::{Request, promotion, switchover};
 use node_agent_wire::DcName;
 use node_agent_wire::federation::{LossEstimate, OperationKind};
@@ -37,6 +38,9 @@ pub struct Flag {
     pub warnings: Vec<String>,
     /// What it would cost.
     pub predicted: Prediction,
+    /// What would become of the primary's logical consumers, as far as that is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub consumers: Vec<Judged>,
     /// All that was looked at.
     #[serde(skip)]
     pub checklist: Checklist,
@@ -68,21 +72,26 @@ pub fn of(
     }
     let planned = switchover::plan(inventory, dc, request).checklist;
     let (rehearsed, loss) = promotion::rehearse(inventory, dc, request);
-    Some(Readiness {
-        dc: dc.clone(),
-        switchover: flag(planned, predict(history, OperationKind::Switchover, None)),
-        promotion: flag(rehearsed, predict(history, OperationKind::Promotion, loss)),
-    })
+    let record = inventory.view(dc).and_then(DcView::record);
+    let consumers = |loss: Option<&LossEstimate>| {
+        let found = record.map(|record| consumers::judge(inventory, dc, record, loss));
+        found.and_then(Result::ok).unwrap_or_default()
+    };
+    let (kept, lossy) = (consumers(None), loss.as_ref().map(|loss| consumers(Some(loss))));
+    let planned = flag(planned, predict(history, OperationKind::Switchover, None), kept);
+    let lossy = lossy.unwrap_or_default();
+    let rehearsed = flag(rehearsed, predict(history, OperationKind::Promotion, loss), lossy);
+    Some(Readiness { dc: dc.clone(), switchover: planned, promotion: rehearsed })
 }
 
-fn flag(checklist: Checklist, predicted: Prediction) -> Flag {
+fn flag(checklist: Checklist, predicted: Prediction, consumers: Vec<Judged>) -> Flag {
     let reasons = checklist.refusals();
     let warnings = checklist.0.iter().filter_map(|finding| match &finding.verdict {
         Verdict::Warning(note) => Some(format!("{}: {note}", finding.check)),
         Verdict::Ok(_) | Verdict::Refused(_) => None,
     });
     let warnings = warnings.collect();
-    Flag { ready: reasons.is_empty(), reasons, warnings, predicted, checklist }
+    Flag { ready: reasons.is_empty(), reasons, warnings, predicted, consumers, checklist }
 }
 
 fn predict(

@@ -224,8 +224,9 @@ fn policy(inventory: &Inventory, dc: &DcName, runway: &Runway) -> Option<Problem
 mod tests {
     use super::*;
     use crate::fixture::{inventory, lose, node_mut, record_mut, view};
-    use crate::inventory::{Fact, SlotView};
+    use crate::inventory::{Fact, SlotKind, SlotView};
     use crate::quote::Examination;
+    use node_agent_wire::Lsn;
 
     const MB: u64 = 1 << 20;
 
@@ -237,7 +238,9 @@ mod tests {
         node.lsn = Lsn(600 * MB);
         node.slot_wal_limit_bytes = limit;
         node.wal_free_bytes = free;
-        let slot = SlotView { active, wal_status: status.into(), restart_lsn: Lsn(500 * MB) };
+        let restart_lsn = Lsn(500 * MB);
+        let kind = SlotKind::Physical;
+        let slot = SlotView { active, wal_status: status.into(), restart_lsn, kind };
         node.slots = [("dc2".to_owned(), slot)].into();
         all
     }

@@ -9,6 +9,7 @@ mod abort;
 mod catch_up;
 mod close;
 mod commit;
+mod consumers;
 mod context;
 mod fence;
 mod fencer;

@@ -1,5 +1,6 @@
 //! Slots on every node that may become primary, and what else is prepared before the write pause.
 
+use super::consumers;
 use super::context::{Context, POLL, StepError, Wait};
 use crate::concurrent::{Local, all};
 use crate::link::LinkError;
@@ -88,8 +89,11 @@ pub(super) async fn prepare(context: &mut Context<'_>) -> Result<String, StepErr
     let checkpoints = all(checkpoints).await.join(", ");
     let session = context.leader_session(&to).await?;
     context.timeline = session.replay().await?.timeline;
+    // Last: consumers go on reading meanwhile.
+    let kept = consumers::in_step(context, (&from, &to), &session).await;
     context.session = Some(session);
-    Ok(format!("{slots}; {checkpoints}"))
+    let kept = kept.map(|kept| format!("; {kept}")).unwrap_or_default();
+    Ok(format!("{slots}; {checkpoints}{kept}"))
 }
 
 /// A checkpoint shortens the shutdown and the promotion; doing without only takes longer.

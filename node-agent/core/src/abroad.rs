@@ -257,3 +257,25 @@ pub(crate) fn slot_target(
         }
     }
 }
+
+/// Whether the slot `name` of another datacenter may be made anew on this standby: its owner does
+/// not stream from here, and has everything that is replayed here.
+#[must_use]
+pub(crate) fn replaceable(
+    observed: &Observed,
+    cluster: &Cluster,
+    running: &Running,
+    name: &SlotName,
+    leads: bool,
+) -> bool {
+    let Some(here) = running.replay_lsn.filter(|_| running.in_recovery) else { return false };
+    let told = cluster.status.slots.get(name).copied().filter(|_| !leads);
+    let known = match slot_rule(observed, cluster, name) {
+        SlotRule::NotOurs => None,
+        SlotRule::Ahead => return true,
+        SlotRule::Here => told,
+        SlotRule::Elsewhere(source) if leads => source,
+        SlotRule::Elsewhere(_) => told,
+    };
+    known.is_some_and(|at| at >= here)
+}

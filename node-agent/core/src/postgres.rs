@@ -81,6 +81,8 @@ pub struct SlotFact {
     /// PostgreSQL 17 and later: kept in step by PostgreSQL itself (`failover`, or `synced` from the
     /// primary).
     pub failover: bool,
+    /// PostgreSQL 17 and later: it was taken over from the primary, and is kept in step with that.
+    pub synced: bool,
     /// One of those that a former primary has kept, on a standby that is to take them over from its
     /// primary (`sync_replication_slots`): PostgreSQL takes none over while it has one of its own
     /// of that name.
@@ -88,8 +90,22 @@ pub struct SlotFact {
     /// Nothing can be read from it any more: what it needs is gone (`wal_status` `lost`, or
     /// invalidated as PostgreSQL 16 and later say).
     pub lost: bool,
+    /// Why, where PostgreSQL says it: 17 and later.
+    pub invalidation: Option<String>,
     /// `reserved`, `extended`, `unreserved` or `lost`; empty when PostgreSQL does not say.
     pub wal_status: String,
+}
+
+impl SlotFact {
+    /// Why nothing can be read from it any more, in PostgreSQL's word; of use where it is lost.
+    #[must_use]
+    pub fn why_lost(&self) -> &str {
+        match &self.invalidation {
+            Some(reason) => reason,
+            None if self.wal_status == "lost" => "wal_removed",
+            None => "conflicting",
+        }
+    }
 }
 
 /// A connected standby as `pg_stat_replication` shows it.

@@ -24,6 +24,7 @@ use crate::rest::access::ApiPassword;
 use node_agent_core::decision::{Act, Decision, Tend};
 use node_agent_core::observed::Observed;
 use node_agent_core::slots::logical::needs_feedback;
+use node_agent_core::slots::native;
 use node_agent_wire::MemberName;
 use node_agent_wire::config::LocalConfig;
 use node_agent_wire::keys::ClusterPath;
@@ -107,6 +108,11 @@ impl Hands {
         if cluster.is_some_and(|cluster| needs_feedback(observed, cluster)) {
             // Or the leader removes catalogue rows that this node's logical slots need.
             settings.parameters.insert("hot_standby_feedback".to_owned(), "on".to_owned());
+        }
+        let asked = settings.parameters.get(native::ASKED_BY).is_some_and(|v| native::asks(v));
+        if let Some(cluster) = cluster.filter(|_| asked) {
+            let (name, value) = native::setting(observed, cluster);
+            settings.parameters.insert(name.to_owned(), value.to_owned());
         }
         settings
     }

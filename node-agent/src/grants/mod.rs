@@ -184,6 +184,7 @@ impl Shared {
                 at_us: reached.at_us,
                 seen_at_us: clock::wall_us(),
                 wal_rate_max: reached.wal_rate_max,
+                consumers: reached.consumers.clone(),
             });
         }
     }

@@ -224,6 +224,13 @@ fn slots(running: &node_agent_core::postgres::Running) -> Vec<Slot> {
             active: s.active,
             restart_lsn: s.restart_lsn.map_or(0, |l| l.0),
             wal_status: s.wal_status.clone(),
+            kind: if s.physical { "physical" } else { "logical" }.to_owned(),
+            database: s.database.clone().unwrap_or_default(),
+            plugin: s.plugin.clone().unwrap_or_default(),
+            confirmed_flush_lsn: s.confirmed_lsn.map(|l| l.0),
+            failover: s.failover,
+            synced: s.synced,
+            lost: if s.lost { s.why_lost().to_owned() } else { String::new() },
         })
         .collect()
 }

@@ -83,7 +83,7 @@ fn fence_request(epoch: u64, operation: &str, deadline_ms: u32) -> FenceRequest 
 #[tokio::test]
 async fn status_says_what_the_view_says() {
     let mut view = fixture::with_record(fixture::primary(), fixture::record(4, "dc1"));
-    fixture::running(&mut view).slots = vec![node_agent_core::postgres::SlotFact {
+    let physical = node_agent_core::postgres::SlotFact {
         name: SlotName::from_name("dc2"),
         physical: true,
         active: true,
@@ -94,17 +94,36 @@ async fn status_says_what_the_view_says() {
         xmin: None,
         catalog_xmin: None,
         failover: false,
+        synced: false,
         left_over: false,
         lost: false,
+        invalidation: None,
         wal_status: "reserved".into(),
-    }];
+    };
+    let logical = node_agent_core::postgres::SlotFact {
+        name: SlotName::from_name("cdc"),
+        physical: false,
+        confirmed_lsn: Some(Lsn(8)),
+        database: Some("shop".into()),
+        plugin: Some("pgoutput".into()),
+        failover: true,
+        lost: true,
+        invalidation: Some("rows_removed".into()),
+        ..physical.clone()
+    };
+    fixture::running(&mut view).slots = vec![physical, logical];
     let mut node = Node::start(view).await;
     let status = node.client.status(StatusRequest {}).await.expect("status").into_inner();
     assert!(status.writable && status.holds_leader_key && !status.fenced);
     assert_eq!((status.name.as_str(), status.leader.as_str()), ("pg1", "pg1"));
     assert_eq!((status.epoch, status.lsn, status.timeline), (4, 0x0500_0000, 3));
     assert_eq!((status.rule, status.why.as_str()), (125, "primary on timeline 3"));
-    assert_eq!((status.slots.len(), status.slots[0].restart_lsn), (1, 9));
+    let [physical, logical] = &status.slots[..] else { panic!("{:?}", status.slots) };
+    assert_eq!((physical.restart_lsn, physical.kind.as_str()), (9, "physical"));
+    assert_eq!((logical.kind.as_str(), logical.confirmed_flush_lsn), ("logical", Some(8)));
+    assert_eq!((logical.database.as_str(), logical.plugin.as_str()), ("shop", "pgoutput"));
+    assert_eq!((logical.failover, logical.synced), (true, false));
+    assert_eq!(logical.lost, "rows_removed");
 }
 
 #[tokio::test]

@@ -99,6 +99,7 @@ impl Thread {
             primary_seen: facts.primary_seen,
             link: facts.link,
             failsafe: plan.map(|plan| plan.terms),
+            consumers: facts.consumers,
         };
         // A plain struct of numbers and text always has a JSON form.
         let value = serde_json::to_vec(&position).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! What the loop tells the keeper.
 
 use crate::failsafe::Question;
-use node_agent_wire::position::PrimarySeen;
+use node_agent_wire::position::{Consumers, PrimarySeen};
 use node_agent_wire::{Epoch, Lsn, TimelineId};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub struct BeatFacts {
     pub wal_rate_max: u64,
     /// The last look at the primary datacenter.
     pub primary_seen: Option<PrimarySeen>,
+    /// The logical slots of a primary in a federation.
+    pub consumers: Option<Consumers>,
     /// State of the WAL receiver.
     pub link: Option<String>,
     /// When a leader of this datacenter was last writable.

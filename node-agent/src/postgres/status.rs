@@ -201,7 +201,9 @@ impl Slot {
             lost: self.wal_status == "lost"
                 || self.newer.conflicting == Some(true)
                 || self.newer.invalidation_reason.is_some(),
+            invalidation: self.newer.invalidation_reason.clone(),
             failover: self.newer.failover || self.newer.synced,
+            synced: self.newer.synced,
             left_over: takes_over && self.newer.failover && !self.newer.synced,
             physical: self.physical,
             active: self.active,
@@ -281,7 +283,8 @@ mod tests {
         assert_eq!(standby.receiver.expect("receiver").timeline, Some(TimelineId(2)));
         let slot = &standby.slots[0];
         assert_eq!((slot.restart_lsn, slot.xmin), (None, Some(740)));
-        assert!(slot.lost && slot.failover, "columns of newer versions are read");
+        assert!(slot.lost && slot.failover && slot.synced, "columns of newer versions are read");
+        assert_eq!(slot.why_lost(), "wal_removed");
         let behind = parse(&answer(&json!({"replay_lsn": null}))).expect("standby");
         assert_eq!(behind.lsn, Lsn(0x0500_0000));
     }

@@ -9,6 +9,7 @@ use crate::federation::{DcEntry, FederationRecord, Isolation};
 use crate::ids::{DcName, Epoch, MemberName, OperationId};
 use crate::keys::ClusterPath;
 use crate::lsn::{Lsn, TimelineId};
+use crate::position::Consumers;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -51,6 +52,9 @@ pub struct Reached {
     pub at_us: i64,
     /// Highest WAL rate of the minute before, bytes a second.
     pub wal_rate_max: u64,
+    /// Its logical slots; not known when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<Consumers>,
 }
 
 /// The holder before a grant was taken ahead of a commit.

@@ -5,10 +5,10 @@
 //! clock therefore knows that the leader's own deadline has passed, whatever etcd did with the
 //! lease (etcd may revoke one early: etcd#15247).
 
-use crate::ids::{DcName, Epoch, MemberName};
+use crate::ids::{DcName, Epoch, MemberName, SlotName};
 use crate::lsn::{Lsn, TimelineId};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The value of the `position` key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,32 @@ pub struct Position {
     /// On whose word this leader may go on when it has lost the DCS; nobody's when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failsafe: Option<FailsafeTerms>,
+    /// The logical slots of a primary in a federation, as it last told them in this epoch; not
+    /// known when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<Consumers>,
+}
+
+/// The logical slots of a primary, by name.
+pub type Consumers = BTreeMap<SlotName, Consumer>;
+
+/// A logical slot of a primary: how far its consumer has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// The consumer has confirmed everything before this (`confirmed_flush_lsn`); absent while the
+    /// slot is being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<Lsn>,
+    /// The slot's database.
+    pub database: String,
+    /// Its output plugin.
+    pub plugin: String,
+    /// PostgreSQL 17 and later: standbys may take it over (`failover`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failover: bool,
+    /// Nothing can be read from it any more: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
 }
 
 /// On whose word a leader may go on without the DCS. Carried by the beat, so that whoever wants to
@@ -101,4 +127,7 @@ pub struct PrimarySeen {
     pub seen_at_us: i64,
     /// The highest rate at which its WAL grew in the last minute, in bytes a second.
     pub wal_rate_max: u64,
+    /// Its logical slots at that moment; not known when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumers: Option<Consumers>,
 }

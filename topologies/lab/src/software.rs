@@ -193,7 +193,14 @@ impl Software {
 pub fn find_postgres(version: Option<u32>, named: Option<&Path>) -> Result<PathBuf, SoftwareError> {
     // Chosen by hand, for versions that no package of the distribution has.
     let chosen = named.map(Path::to_owned);
-    if let Some(dir) = chosen.or_else(|| env::var_os(POSTGRES_BIN_DIR).map(PathBuf::from)) {
+    installed_postgres(version, chosen.or_else(|| env::var_os(POSTGRES_BIN_DIR).map(PathBuf::from)))
+}
+
+fn installed_postgres(
+    version: Option<u32>,
+    chosen: Option<PathBuf>,
+) -> Result<PathBuf, SoftwareError> {
+    if let Some(dir) = chosen {
         let found = Some(absolute(&dir)?).filter(|dir| is_program(&dir.join("postgres")));
         return found.ok_or(SoftwareError::NoPrograms { dir });
     }
@@ -398,7 +405,7 @@ mod tests {
         let fault = Software::find(None, None, Some(dir.path())).unwrap_err().to_string();
         assert!(fault.contains("node-agent in"), "{fault}");
         assert!(fault.contains("cargo build --release"), "{fault}");
-        let fault = find_postgres(Some(3), None).unwrap_err().to_string();
+        let fault = installed_postgres(Some(3), None).unwrap_err().to_string();
         assert!(fault.contains("apt-get install -y postgresql-3"), "{fault}");
     }
 }

@@ -11,6 +11,7 @@ use super::{
     Answer, Request, agent_answers, conclude, followers, leader_runs, no_operation, parent,
     reachable, record_of, unknown_dc, warn_of_silent,
 };
+use crate::consumers;
 use crate::evidence::FencingEvidence;
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Inventory};
@@ -58,6 +59,8 @@ pub fn plan(inventory: &Inventory, to: &DcName, intent: &Intent, request: &Reque
     primary_state(&mut list, inventory, (&from, to), request);
     let estimate = estimate(inventory, to, record, &from, request.now_us);
     bound(&mut list, &estimate, intent);
+    let found = consumers::judge(inventory, to, record, Some(&estimate));
+    consumers::show(&mut list, to, &found, false);
     rivals::check(&mut list, inventory, (&from, to), &estimate, request);
     let proof = proof::gather(&mut list, inventory, (&from, to), (intent, request), record);
     warn_of_silent(&mut list, inventory, &[&from, to]);
@@ -114,6 +117,8 @@ pub fn rehearse(
     }
     let loss = estimate(inventory, to, record, &record.primary, request.now_us);
     list.ok("loss now", describe(&loss));
+    let found = consumers::judge(inventory, to, record, Some(&loss));
+    consumers::show(&mut list, to, &found, true);
     (list, Some(loss))
 }
 

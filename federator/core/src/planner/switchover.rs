@@ -4,6 +4,7 @@ use super::{
     Answer, Request, agent_answers, conclude, followers, leader_runs, no_operation, parent,
     reachable, record_of, records_agree, step, unknown_dc, warn_of_silent,
 };
+use crate::consumers;
 use crate::guards::{Checklist, Refusal};
 use crate::inventory::{DcView, Fact, Inventory};
 use crate::plan::{Plan, Step, StepKind};
@@ -44,6 +45,10 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
     if let (Some(source), Some(standby)) = (inventory.view(&from), inventory.view(to)) {
         link(&mut list, (&from, source), (to, standby), request);
         returned(&mut list, (to, standby), request);
+        if let Some(record) = standby.record() {
+            let found = consumers::judge(inventory, to, record, None);
+            consumers::show(&mut list, to, &found, false);
+        }
     }
     warn_of_silent(&mut list, inventory, &[&from, to]);
     let newest = inventory.newest().map(|r| r.epoch);

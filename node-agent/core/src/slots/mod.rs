@@ -8,6 +8,7 @@
 //! [`wanted`] says which slots belong here; this module compares them with those that are there.
 
 pub mod logical;
+pub mod native;
 pub mod wanted;
 pub mod without_dcs;
 
@@ -93,7 +94,7 @@ pub fn changes(observed: &Observed, cluster: &Cluster, running: &Running) -> Vec
         missing.filter_map(|(name, want)| create(name, want, running)).collect();
     for slot in running.slots.iter().filter(|s| !s.active) {
         let change = match wanted.get(&slot.name) {
-            None => unknown(cluster, slot),
+            None => unknown(observed, (cluster, running), slot),
             Some(want) => upkeep(observed, (cluster, running), slot, want, leads),
         };
         changes.extend(change);
@@ -123,10 +124,20 @@ fn create(name: &SlotName, want: &Want, running: &Running) -> Option<SlotChange>
 }
 
 /// A slot that nothing here asks for is dropped, unless somebody else cares for it. PostgreSQL
-/// cares for those that survive a failover, except where one is in its own way.
-fn unknown(cluster: &Cluster, slot: &SlotFact) -> Option<SlotChange> {
-    let native = slot.failover && !slot.left_over;
-    let foreign = native || cluster.config.pause || ignored(&cluster.config, slot);
+/// cares for those that survive a failover, except where one is in its own way. What consumers
+/// have while the datacenter is fenced stays: the fence may be lifted again.
+fn unknown(
+    observed: &Observed,
+    (cluster, running): (&Cluster, &Running),
+    slot: &SlotFact,
+) -> Option<SlotChange> {
+    let stranded = native::stranded(observed, cluster, running, slot);
+    let native = slot.failover && !slot.left_over && !stranded;
+    let fenced = cluster.record.get().is_some_and(|record| record.fence.is_some());
+    let foreign = native
+        || (fenced && !slot.physical)
+        || cluster.config.pause
+        || ignored(&cluster.config, slot);
     (!foreign).then(|| SlotChange::Drop(slot.name.clone()))
 }
 
@@ -188,6 +199,14 @@ fn upkeep(
             let here = running.replay_lsn.filter(|_| running.in_recovery).unwrap_or(running.lsn);
             let told = position.map(|at| at.min(here));
             advance(if leads { told } else { standby_target(cluster, running, &slot.name) }?)
+        }
+        // The rows that its datacenter needed while it streamed from here would be held back for
+        // ever, here and, by this node's feedback, on the primary: a new one holds back none.
+        Want::Permanent
+            if slot.xmin.or(slot.catalog_xmin).is_some()
+                && abroad::replaceable(observed, cluster, running, &slot.name, leads) =>
+        {
+            drop()
         }
         Want::Permanent => advance(permanent_target(observed, cluster, running, (slot, leads))?),
     }

@@ -365,6 +365,7 @@ fn position() -> impl Strategy<Value = Position> {
         primary_seen: None,
         link: None,
         failsafe,
+        consumers: None,
     })
 }
 

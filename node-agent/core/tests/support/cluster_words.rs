@@ -268,6 +268,7 @@ fn position(observed: &mut Observed, text: &str) -> Result<(), String> {
             members: items(&names).map(MemberName::from).collect(),
             majority: words.flag("majority"),
         }),
+        consumers: None,
     };
     words.end()?;
     dcs(observed).position = Some(position);

@@ -200,8 +200,10 @@ pub fn slot(name: &str, active: bool) -> SlotFact {
         xmin: None,
         catalog_xmin: None,
         failover: false,
+        synced: false,
         left_over: false,
         lost: false,
+        invalidation: None,
         wal_status: "reserved".into(),
     }
 }

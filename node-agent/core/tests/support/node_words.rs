@@ -268,8 +268,8 @@ fn sender_of(item: &str) -> Result<Walsender, String> {
     Ok(sender)
 }
 
-/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [left-over] [unreserved] [xmin=5]
-/// [catalog_xmin=5] [confirmed=0/…] [0/3000000]`.
+/// `pg2 [active] [logical=DATABASE/PLUGIN] [lost] [failover] [synced] [left-over] [unreserved]
+/// [xmin=5] [catalog_xmin=5] [confirmed=0/…] [0/3000000]`.
 fn slot_of(item: &str) -> Result<SlotFact, String> {
     let mut words = Words::of(item);
     let mut slot = slot(words.next()?, false);
@@ -283,6 +283,7 @@ fn slot_of(item: &str) -> Result<SlotFact, String> {
     }
     slot.lost = words.flag("lost");
     slot.failover = words.flag("failover");
+    slot.synced = words.flag("synced");
     slot.left_over = words.flag("left-over");
     slot.xmin = words.value("xmin")?;
     slot.catalog_xmin = words.value("catalog_xmin")?;

@@ -54,6 +54,7 @@ pub fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         restart_timeout: None,
         planned: None,
         release_asked_at: None,
+        ending: false,
         dynamic: None,
         dynamic_cached: None,
         slots: SlotMemory::default(),

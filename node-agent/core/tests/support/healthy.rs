@@ -90,6 +90,7 @@ pub fn cluster() -> Observed {
         scheduled_restart: None,
         grants: None,
         release_asked_at: None,
+        ending: false,
         slots: SlotMemory::default(),
     }
 }

@@ -62,8 +62,8 @@ pub(crate) fn connection_help(lab: &Lab) -> String {
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "connect:  PGPASSWORD=\"$(cat {})\" {enter}psql \"host={} port={POSTGRES_PORT} user={SUPERUSER} \
-         dbname=postgres target_session_attrs=read-write\"",
+        "connect:  PGPASSWORD=\"$(cat {})\" {enter}psql \"host={} port={POSTGRES_PORT} \
+         user={SUPERUSER} dbname=postgres target_session_attrs=read-write\"",
         password.display(),
         addresses.join(",")
     );

@@ -1,6 +1,7 @@
 //! The federator's command line, run against a rig.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use node_agent_wire::yaml;
@@ -67,12 +68,59 @@ impl Rig {
         assert_eq!(done.signal, Some(kill), "it was not killed at {at}:\n{done}");
     }
 
+    /// Runs a command on a host, in a lab with network namespaces: it reaches what that host does.
+    ///
+    /// # Panics
+    /// When there is no such host, or no namespaces.
+    pub async fn federator_beside(&self, host: &str, arguments: &[&str]) -> Finished {
+        let done = self.run_beside(host, arguments, &[]).await;
+        self.say(&format!("beside {host} {done}"));
+        done
+    }
+
+    /// The same, killed at a step's boundary.
+    ///
+    /// # Panics
+    /// When it ends in another way: then it never came there.
+    pub async fn federator_crashing_beside(&self, host: &str, arguments: &[&str], at: &str) {
+        let done = self.run_beside(host, arguments, &[("FEDERATOR_CRASH_AT", at)]).await;
+        self.say(&format!("beside {host}, to be killed at {at}\n{done}"));
+        let kill = Signal::KILL.as_raw();
+        assert_eq!(done.signal, Some(kill), "it was not killed at {at}:\n{done}");
+    }
+
+    async fn run_beside(
+        &self,
+        host: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Finished {
+        let namespaces = self.lab.namespaces.as_ref().unwrap_or_else(|| panic!("no namespaces"));
+        let namespace = namespaces.path_of_host(host).unwrap_or_else(|error| panic!("{error}"));
+        let enter = format!("--net={}", namespace.display());
+        let program = self.lab.software.program("federator").to_string_lossy().into_owned();
+        let words = [&[enter.as_str(), &program][..], arguments].concat();
+        self.with_settings(Path::new("nsenter"), &words, 2, variables).await
+    }
+
     async fn run_federator(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Finished {
-        let file = self.lab.layout.federator_config().to_string_lossy().into_owned();
-        let words: Vec<&str> = ["-f", &file].into_iter().chain(arguments.iter().copied()).collect();
-        let variables: Vec<_> = variables.iter().copied().chain([("USER", "tester")]).collect();
         let program = self.lab.software.program("federator");
-        command::run(&program, &words, &variables, LIMIT).await
+        self.with_settings(&program, arguments, 0, variables).await
+    }
+
+    /// Runs a program whose arguments from `at` on are those of the federator.
+    async fn with_settings(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        at: usize,
+        variables: &[(&str, &str)],
+    ) -> Finished {
+        let file = self.lab.layout.federator_config().to_string_lossy().into_owned();
+        let (before, after) = arguments.split_at(at);
+        let words = [before, &["-f", file.as_str()], after].concat();
+        let variables: Vec<_> = variables.iter().copied().chain([("USER", "tester")]).collect();
+        command::run(program, &words, &variables, LIMIT).await
     }
 
     /// Makes dc2 the standby of dc1, and waits until both are complete.

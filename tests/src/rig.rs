@@ -295,6 +295,11 @@ impl Rig {
                 eprintln!("the log of {} is not kept: {error}", host.name);
             }
         }
+        if self.lab.layout.wan
+            && let Err(error) = fs::copy(self.lab.layout.router_log(), place.join("router.log"))
+        {
+            eprintln!("the log of the WAN router is not kept: {error}");
+        }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = fs::write(place.join("test.log"), said.as_bytes()) {
             eprintln!("the record of the test is not kept: {error}");

@@ -1,7 +1,7 @@
 //! Goal: in lease mode a primary datacenter writes only while a majority of the voters grants it
 //! the epoch. Losing any one voter stops no write; cut off from both others it stops before its
 //! grants can be taken, and the other datacenter is promoted without anybody's word; a planned
-//! switchover goes there and back, as without grants.
+//! switchover goes there and back, as without grants. A local failover takes the grants along.
 //! Method: two datacenters and a witness under load, every node probed every 20 ms past all of it.
 //! One lab for the losses and the switchovers; one with every host in a network namespace of its
 //! own for the cut, where the federator runs beside dc2 and reaches dc1 as little as dc2 does.
@@ -32,6 +32,17 @@ use node_agent_wire::position::Position;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use std::os::unix::fs::{PermissionsExt, chown};
 
+const WITH_A_LOCAL_STANDBY: &str = "
+name: shop
+settings: {ttl: 5, loop_wait: 1, retry_timeout: 1, synchronous_mode: true}
+federator:
+  datacenters: {dc1: {isolation: lease}, dc2: {isolation: lease}}
+  policies: {grant_ttl: 4s, grant_stop_max: 1s, grant_margin: 500ms}
+witness: {etcd: 1}
+datacenters:
+  dc1: {etcd: 1, nodes: [pg1, pg2]}
+  dc2: {etcd: 1, nodes: [pg1]}
+";
 /// What the topology's durations let a challenger wait, and some more.
 const BEYOND_MS: i64 = 7000;
 
@@ -50,13 +61,7 @@ async fn losing_any_one_voter_stops_no_write_and_switchovers_go_there_and_back()
         writer.phase(&format!("switchover to {to}"));
         let _ = rig.federator(&["switchover", "--to", to, "--yes"]).await.expect(exit::DONE);
         rig.settled(to).await;
-        until("every voter's grant", ROWS, async || {
-            let status = rig.status().await;
-            let seats = status["grants"]["view"]["voters"].as_array().cloned().unwrap_or_default();
-            let held = seats.iter().filter(|seat| seat["ours"] == true && seat["holder"] == *to);
-            if held.count() == 3 { Ok(()) } else { Err(status["grants"].to_string()) }
-        })
-        .await;
+        granted_by_all(&rig, to).await;
         rig.rows(&writer, 50).await;
     }
     for lost in ["witness", "dc2"] {
@@ -66,6 +71,65 @@ async fn losing_any_one_voter_stops_no_write_and_switchovers_go_there_and_back()
     let record = prober.stop();
     assert_nothing_lost(&rig.audit(&ledger).await);
     rig.assert_one_primary(&record);
+    rows::wait_identical(&rig.access, READY).await;
+}
+
+async fn granted_by_all(rig: &Rig, dc: &str) {
+    until("every voter's grant", ROWS, async || {
+        let status = rig.status().await;
+        let seats = status["grants"]["view"]["voters"].as_array().cloned().unwrap_or_default();
+        let held = seats.iter().filter(|seat| seat["ours"] == true && seat["holder"] == *dc);
+        if held.count() == 3 { Ok(()) } else { Err(status["grants"].to_string()) }
+    })
+    .await;
+}
+
+/// The primary's host is lost: another node of its datacenter leads, takes the grants over at the
+/// same epoch without the wait of a challenger, and keeps them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_leader_of_the_same_datacenter_takes_the_grants_over() {
+    let rig = Rig::start_with("grants-failover", WITH_A_LOCAL_STANDBY);
+    rig.federate().await;
+    let epoch = rig.records().await["dc1"].epoch;
+    let former = rig.complete("dc1");
+    let writer = rig.writer("before").await;
+    let prober = rig.prober().await;
+    granted_by_all(&rig, "dc1").await;
+    rig.rows(&writer, 200).await;
+
+    writer.phase("the primary's host is lost");
+    rig.kill_host(&former);
+    let lost = Instant::now();
+    let successor = rig.successor_of(&former).await;
+    assert!(rig.nodes_of("dc1").contains(&successor), "{successor} is in another datacenter");
+    rig.rows(&writer, 100).await;
+    assert_in_turn(&prober.snapshot(), &former, &successor, lost);
+    let (dc1, dc2) = (Store::of(&rig.lab, "dc1").await, Store::of(&rig.lab, "dc2").await);
+    for voter in [&dc1, &dc2] {
+        until("the grant of the next leader", ROWS, async || {
+            let now = marker(voter).await?;
+            let over = now.node.as_str() == successor && now.holder == DcName::new("dc1");
+            if over && now.epoch == epoch { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await;
+    }
+    let before = beat(&dc1).await.unwrap().at_us;
+    until("beats of the next leader beyond its grants", ROWS, async || {
+        let lived_ms = (beat(&dc1).await?.at_us - before) / 1000;
+        if lived_ms > BEYOND_MS { Ok(()) } else { Err(format!("{lived_ms} ms")) }
+    })
+    .await;
+    rig.rows(&writer, 50).await;
+
+    writer.phase("the host is back");
+    rig.start_dc("dc1");
+    assert_eq!(rig.complete("dc1"), successor, "the return of {former} moved the leader");
+    let records = rig.settled("dc1").await;
+    assert_eq!(records["dc1"].epoch, epoch, "a local failover is no change of the datacenter");
+    rig.rows(&writer, 50).await;
+    let ledger = writer.stop().await;
+    rig.assert_one_primary(&prober.stop());
+    assert_nothing_lost(&rig.audit(&ledger).await);
     rows::wait_identical(&rig.access, READY).await;
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::certificates::{self, CertificateError};
 use crate::credentials::{Credentials, CredentialsError};
 use crate::launch::{self, LaunchError};
 use crate::layout::{Host, Layout, LayoutError};
@@ -24,6 +25,7 @@ use crate::software::{AGENT, GUARD, PATRONI, RunUser, Software, SoftwareError};
 use crate::state::{self, State, StateError, failed};
 use crate::topology::{Topology, TopologyError};
 use crate::wait::WaitError;
+use crate::wan::WanError;
 
 /// Everything that can go wrong with a lab.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,12 @@ pub enum LabError {
     /// Passwords.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// Certificates.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
+    /// The network between the datacenters.
+    #[error(transparent)]
+    Wan(#[from] WanError),
     /// Configuration files.
     #[error(transparent)]
     Render(#[from] RenderError),
@@ -195,6 +203,9 @@ impl Lab {
     /// taken.
     pub fn create(topology_file: &Path, options: &LabOptions) -> Result<Self, LabError> {
         let (topology, text) = Topology::read(topology_file)?;
+        if topology.wan.is_some() && options.namespaces.is_none() {
+            return Err(WanError::NoNamespaces.into());
+        }
         let version = topology.postgresql.version;
         let programs = topology.postgresql.bin_dir.as_deref();
         let software = Software::find(version, programs, options.bin_dir.as_deref())?;
@@ -286,8 +297,11 @@ impl Lab {
         // The state comes first: from here on `lab down` can clean up whatever happens.
         let state = State { topology: text, network, user: user.clone(), software: runs };
         state.write(dir)?;
-        let software = if root { software.copy_into(&bin_dir)? } else { software };
+        let software = if root { software.copy_into(&bin_dir, layout.wan)? } else { software };
         let credentials = Credentials::read_or_make(dir, &user)?;
+        if layout.wan {
+            certificates::make(&layout, &user)?;
+        }
         let (namespaces, resumed) = (None, false);
         let lab = Self { topology, layout, software, user, credentials, namespaces, resumed };
         for host in &lab.layout.hosts {
@@ -397,8 +411,7 @@ fn refuse_running(dir: &Path, state: &State) -> Result<(), LabError> {
     let topology = Topology::parse(&state.topology)
         .map_err(|message| TopologyError::Invalid { path: dir.join("lab.json"), message })?;
     let layout = Layout::plan(&topology, state.network, dir)?;
-    let dirs: Vec<PathBuf> = layout.hosts.into_iter().map(|host| host.dir).collect();
-    if processes::of_hosts(&dirs).is_empty() {
+    if processes::of_hosts(&layout.process_dirs()).is_empty() {
         return Ok(());
     }
     Err(LabError::Running {
@@ -453,7 +466,7 @@ impl std::ops::Deref for TemporaryLab {
 
 impl Drop for TemporaryLab {
     fn drop(&mut self) {
-        let dirs: Vec<PathBuf> = self.0.layout.hosts.iter().map(|host| host.dir.clone()).collect();
+        let dirs = self.0.layout.process_dirs();
         if let Err(error) = processes::cut_power(&dirs, Duration::from_secs(10)) {
             eprintln!("lab: {error}");
         }

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use crate::layout::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Host, HostKind};
+use crate::layout::{ETCD_CLIENT_PORT, ETCD_PEER_PORT, Host, HostKind, Layout};
 use crate::processes::MARK;
-use crate::software::{AGENT, RunUser, Software, open_for};
+use crate::software::{AGENT, LAB, RunUser, Software, open_for};
 use crate::wait::{self, Interrupt, Look};
 
 /// Variables that reach the started programs; everything else of our environment does not.
@@ -83,20 +83,51 @@ pub fn start(
         source,
     };
     let log = open_log(&host.log(), user).map_err(fail)?;
-    let mut command = Command::new(&software.setsid);
-    // setsid forks and returns at once, so the program is nobody's child and leaves no zombie with
-    // us.
-    command.arg("--fork").args(&line).current_dir(&host.dir);
-    command.env_clear().envs(environment(host));
-    command.stdin(Stdio::null());
-    command.stdout(log.try_clone().map_err(fail)?).stderr(log);
+    let mut command = detached(software, &line, &host.dir, log).map_err(fail)?;
     if rustix::process::geteuid().is_root() {
         // The standard library also drops the supplementary groups when root does this.
         command.uid(user.uid).gid(user.gid);
     }
-    let mut setsid = command.spawn().map_err(fail)?;
-    let status = wait_for(&mut setsid).map_err(fail)?;
-    if status.success() { Ok(()) } else { Err(fail(io::Error::other(format!("setsid: {status}")))) }
+    run(command).map_err(fail)
+}
+
+/// Starts the router of a WAN in the namespace of this thread, as this user: it needs TUN devices.
+///
+/// # Errors
+/// When the log cannot be opened or the system refuses a process.
+pub(crate) fn start_router(
+    software: &Software,
+    layout: &Layout,
+    settings: &Path,
+) -> Result<(), LaunchError> {
+    let program = software.program(LAB);
+    let fail =
+        |source| LaunchError { program: program.clone(), host: "the WAN".to_owned(), source };
+    let log = open_log(&layout.router_log(), &RunUser::current()).map_err(fail)?;
+    let line: [OsString; 3] = [program.clone().into(), "wan-router".into(), settings.into()];
+    run(detached(software, &line, &layout.router_dir(), log).map_err(fail)?).map_err(fail)
+}
+
+/// A program in a directory that it carries in its environment, with all that it says in a log.
+fn detached(
+    software: &Software,
+    line: &[OsString],
+    dir: &Path,
+    log: fs::File,
+) -> io::Result<Command> {
+    let mut command = Command::new(&software.setsid);
+    // setsid forks and returns at once, so the program is nobody's child and leaves no zombie with
+    // us.
+    command.arg("--fork").args(line).current_dir(dir);
+    command.env_clear().envs(environment(dir));
+    command.stdin(Stdio::null());
+    command.stdout(log.try_clone()?).stderr(log);
+    Ok(command)
+}
+
+fn run(mut setsid: Command) -> io::Result<()> {
+    let status = wait_for(&mut setsid.spawn()?)?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("setsid: {status}"))) }
 }
 
 /// Waits for a helper that has next to nothing to do, and kills it when it does not end.
@@ -115,14 +146,14 @@ pub(crate) fn wait_for(helper: &mut Child) -> io::Result<ExitStatus> {
     })
 }
 
-fn environment(host: &Host) -> Vec<(OsString, OsString)> {
+fn environment(dir: &Path) -> Vec<(OsString, OsString)> {
     let kept = std::env::vars_os().filter(|(name, _)| {
         let Some(name) = name.to_str() else { return false };
         KEPT.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
     });
     let own = [
-        (MARK, host.dir.clone().into_os_string()),
-        ("HOME", host.dir.clone().into_os_string()),
+        (MARK, dir.as_os_str().to_owned()),
+        ("HOME", dir.as_os_str().to_owned()),
         // The locale of initdb, and English messages in the logs.
         ("LC_ALL", "C.UTF-8".into()),
         // A lab runs for days at times; without this etcd keeps every revision.
@@ -157,7 +188,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::layout::Layout;
     use crate::topology::Topology;
 
     fn software() -> Software {

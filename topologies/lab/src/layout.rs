@@ -147,6 +147,8 @@ pub struct Layout {
     pub network: Network,
     /// All hosts: by datacenter in the file's order, etcd members first; the witness last.
     pub hosts: Vec<Host>,
+    /// Whether a WAN lies between the datacenters.
+    pub wan: bool,
 }
 
 impl Layout {
@@ -166,7 +168,10 @@ impl Layout {
         }
         match hosts.iter().find(|host| host.dir.as_os_str().len() > MAX_HOST_DIR_BYTES) {
             Some(host) => Err(LayoutError::PathTooLong(host.dir.clone())),
-            None => Ok(Self { dir: dir.to_owned(), network, hosts }),
+            None => {
+                let (dir, wan) = (dir.to_owned(), topology.wan.is_some());
+                Ok(Self { dir, network, hosts, wan })
+            }
         }
     }
 
@@ -174,6 +179,38 @@ impl Layout {
     #[must_use]
     pub fn federator_config(&self) -> PathBuf {
         self.dir.join("federator.yml")
+    }
+
+    /// Directory of the router of the WAN; its process carries it in its environment.
+    #[must_use]
+    pub fn router_dir(&self) -> PathBuf {
+        self.dir.join("wan")
+    }
+
+    /// Where the router listens for requests.
+    #[must_use]
+    pub fn router_socket(&self) -> PathBuf {
+        self.router_dir().join("control")
+    }
+
+    /// Where the router writes its messages.
+    #[must_use]
+    pub fn router_log(&self) -> PathBuf {
+        self.router_dir().join("router.log")
+    }
+
+    /// Directory of the certificates that agents and federator show each other, where the network
+    /// between them is not this machine's loopback.
+    #[must_use]
+    pub fn tls_dir(&self) -> PathBuf {
+        self.dir.join("tls")
+    }
+
+    /// The directories by which all processes of the lab are found.
+    #[must_use]
+    pub fn process_dirs(&self) -> Vec<PathBuf> {
+        let hosts = self.hosts.iter().map(|host| host.dir.clone());
+        hosts.chain(self.wan.then(|| self.router_dir())).collect()
     }
 
     /// Every address on which the lab listens.

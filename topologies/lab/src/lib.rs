@@ -4,9 +4,11 @@
 //! of its own, and can lose its power. The way of the data: [`topology`] reads a file, [`layout`]
 //! places its hosts, [`render`] makes their configuration (all pure); [`lab`] writes it,
 //! [`lifecycle`] runs it. [`ledger`] and [`prober`] watch from outside what a client would see:
-//! which acknowledged rows survive, and whether two nodes ever accept writes at once.
+//! which acknowledged rows survive, and whether two nodes ever accept writes at once. Between its
+//! datacenters may lie a slow, lossy network: [`wan`].
 
 pub mod access;
+pub mod certificates;
 pub mod cli;
 pub mod cluster;
 pub mod credentials;
@@ -31,5 +33,6 @@ pub mod state;
 pub mod topology;
 pub mod tour;
 pub mod wait;
+pub mod wan;
 
 pub use lab::{Lab, LabError, LabOptions, NetworkChoice, Part, TemporaryLab};

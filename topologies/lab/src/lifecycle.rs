@@ -1,6 +1,7 @@
 //! What happens to a lab over time: start, wait until it is ready, power cuts, return, stop.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use node_agent_wire::DcName;
@@ -11,9 +12,12 @@ use crate::http;
 use crate::lab::{Lab, LabError, Part, find_part};
 use crate::launch;
 use crate::layout::{ETCD_CLIENT_PORT, Host, REST_PORT};
+use crate::namespaces::Namespaces;
 use crate::processes;
 use crate::topology::WITNESS;
 use crate::wait::{self, Interrupt, Look};
+use crate::wan::shape::Shape;
+use crate::wan::{self, Wan, WanError};
 
 /// How long etcd may take to become healthy.
 const ETCD_LIMIT: Duration = Duration::from_secs(30);
@@ -23,6 +27,8 @@ const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long killed processes may take to vanish.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// How long the router of a WAN may take to answer.
+const ROUTER_LIMIT: Duration = Duration::from_secs(10);
 /// How long an etcd member or an agent may take to answer one question.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
@@ -33,11 +39,15 @@ pub type Progress<'a> = &'a dyn Fn(&str);
 pub fn silent(_: &str) {}
 
 impl Lab {
-    /// Starts every host, etcd first. Only etcd is waited for.
+    /// Starts every host, etcd first, after the router of its WAN. Only these are waited for.
     ///
     /// # Errors
     /// When a program cannot be started or etcd does not become healthy in time.
     pub fn start(&self, progress: Progress<'_>, interrupt: &Interrupt) -> Result<(), LabError> {
+        if let Some(section) = &self.topology.wan {
+            self.start_router((section.shape(), section.seed), interrupt)?;
+            progress(&format!("WAN: {}", section.shape()));
+        }
         let mut places: Vec<DcName> =
             self.topology.datacenters.iter().map(|dc| dc.name.clone()).collect();
         places.extend(self.topology.witness.iter().map(|_| DcName::new(WITNESS)));
@@ -53,6 +63,50 @@ impl Lab {
             progress(&format!("{}: {} agents started", dc.name, dc.nodes.len()));
         }
         Ok(())
+    }
+
+    fn start_router(
+        &self,
+        shape_and_seed: (Shape, u64),
+        interrupt: &Interrupt,
+    ) -> Result<(), LabError> {
+        let namespaces = self.namespaces.as_ref().ok_or(WanError::NoNamespaces)?;
+        let settings = wan::control::write_settings(&self.layout, namespaces, shape_and_seed)?;
+        launch::start_router(&self.software, &self.layout, &settings)?;
+        let wan = Wan::of(&self.layout);
+        let answers = wait::until("an answer of the WAN router", ROUTER_LIMIT, interrupt, || {
+            match wan.state() {
+                Ok(_) => Look::Done(()),
+                Err(error) => Look::NotYet(error.to_string()),
+            }
+        });
+        answers.map_err(|error| LabError::Wait {
+            error,
+            log: launch::log_tail(&self.layout.router_log()),
+        })
+    }
+
+    /// The WAN between its datacenters.
+    ///
+    /// # Errors
+    /// When the topology has none.
+    pub fn wan(&self) -> Result<Wan, WanError> {
+        if self.layout.wan { Ok(Wan::of(&self.layout)) } else { Err(WanError::None) }
+    }
+
+    /// Moves this thread, and all that it starts from now on, to where the clients of the lab are:
+    /// with a WAN that is the hub of its namespaces.
+    ///
+    /// # Errors
+    /// When the router of the WAN does not answer, or this user may not do that.
+    pub fn join(mut self) -> Result<Self, LabError> {
+        if !self.layout.wan || self.namespaces.is_some() {
+            return Ok(self);
+        }
+        let state = Wan::of(&self.layout).state()?;
+        let namespaces = Namespaces::reopen(&self.layout, &state.hub, &state.hosts)?;
+        self.namespaces = Some(Arc::new(namespaces));
+        Ok(self)
     }
 
     /// Waits until the first datacenter has a leader and every replica streams, and the agents of
@@ -220,8 +274,7 @@ impl Lab {
     /// # Errors
     /// When something survives, or the directory cannot be removed.
     pub fn end(&self, keep_data: bool) -> Result<(), LabError> {
-        let dirs: Vec<PathBuf> = self.layout.hosts.iter().map(|host| host.dir.clone()).collect();
-        processes::cut_power(&dirs, KILL_LIMIT)?;
+        processes::cut_power(&self.layout.process_dirs(), KILL_LIMIT)?;
         if keep_data { Ok(()) } else { self.remove() }
     }
 

@@ -6,6 +6,9 @@
 //! namespace lives as long as a process or an open file of ours is in it, so nothing stays behind
 //! when a test is killed and its processes are ended.
 //!
+//! Where the topology has a WAN, the hosts of other datacenters are reached through it only
+//! ([`crate::wan`]), and its router holds the namespaces open for later commands.
+//!
 //! A cut loses packets without an answer, as a broken network does: the sender keeps a wrong
 //! hardware address for the receiver, which nobody on the bridge listens to.
 
@@ -14,7 +17,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -25,6 +28,7 @@ use crate::launch::wait_for;
 use crate::layout::Layout;
 use crate::network::Network;
 use crate::wait::{self, Interrupt, Look};
+use crate::wan::gateways::{self, Gateway};
 
 /// An address that no host of a lab has: of the hub's end of the bridge.
 const HUB_HOST: (u8, u8) = (255, 254);
@@ -52,7 +56,7 @@ pub enum NamespaceError {
     Taken,
 }
 
-fn refused(tried: impl Into<String>) -> impl FnOnce(io::Error) -> NamespaceError {
+pub(crate) fn refused(tried: impl Into<String>) -> impl FnOnce(io::Error) -> NamespaceError {
     let tried = tried.into();
     move |source| NamespaceError::Refused { tried, source }
 }
@@ -61,8 +65,9 @@ fn refused(tried: impl Into<String>) -> impl FnOnce(io::Error) -> NamespaceError
 #[derive(Debug)]
 pub struct Namespaces {
     /// Kept open: the hub outlives the thread that entered it.
-    _hub: File,
+    hub: File,
     hosts: OnceLock<BTreeMap<String, Place>>,
+    gateways: OnceLock<Vec<Gateway>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +76,8 @@ struct Place {
     /// The hub's end of its cable.
     port: String,
     namespace: File,
+    /// Whether other datacenters are behind a gateway.
+    routed: bool,
 }
 
 impl Namespaces {
@@ -86,7 +93,30 @@ impl Namespaces {
             "link set lo up\nlink add lab type bridge\naddr add {address}/16 dev lab\n\
              link set lab up\n"
         ))?;
-        Ok(Self { _hub: hub, hosts: OnceLock::new() })
+        Ok(Self { hub, hosts: OnceLock::new(), gateways: OnceLock::new() })
+    }
+
+    /// Moves this thread into the hub of a lab that runs, whose router holds these files open.
+    ///
+    /// # Errors
+    /// When the user may not do that, or the router has ended.
+    pub fn reopen(
+        layout: &Layout,
+        hub: &Path,
+        hosts: &BTreeMap<String, PathBuf>,
+    ) -> Result<Self, NamespaceError> {
+        let open = |path: &Path| File::open(path).map_err(refused("open a network namespace"));
+        let hub = open(hub)?;
+        let mut places = BTreeMap::new();
+        for (index, host) in layout.hosts.iter().enumerate() {
+            let path = hosts.get(&host.name);
+            let path = path.ok_or_else(|| NamespaceError::NoHost(host.name.clone()))?;
+            let (namespace, port) = (open(path)?, port(index));
+            let (address, routed) = (host.address, layout.wan);
+            places.insert(host.name.clone(), Place { address, port, namespace, routed });
+        }
+        move_into(hub.as_fd()).map_err(refused("enter a network namespace"))?;
+        Ok(Self { hub, hosts: places.into(), gateways: OnceLock::new() })
     }
 
     /// Gives every host of a lab its namespace, and joins them all. To be called once, from within
@@ -101,19 +131,37 @@ impl Namespaces {
         let mut places = BTreeMap::new();
         for (index, host) in layout.hosts.iter().enumerate() {
             let namespace = make_namespace()?;
-            let (file, address) = (path_of(namespace.as_fd()), host.address);
-            let port = format!("port{index}");
-            ip(&format!(
-                "link add {port} type veth peer name eth0 netns {}\n\
-                 link set {port} master lab\nlink set {port} up\n",
-                file.display()
-            ))?;
-            let inside =
-                format!("link set lo up\naddr add {address}/16 dev eth0\nlink set eth0 up\n");
+            let (address, port) = (host.address, port(index));
+            join(&port, namespace.as_fd())?;
+            let inside = inside(layout, address);
             within(namespace.as_fd(), || ip(&inside))??;
-            places.insert(host.name.clone(), Place { address, port, namespace });
+            let routed = layout.wan;
+            places.insert(host.name.clone(), Place { address, port, namespace, routed });
+        }
+        if layout.wan {
+            let made = gateways::make(layout)?;
+            self.gateways.set(made).map_err(|_| NamespaceError::Taken)?;
         }
         self.hosts.set(places).map_err(|_| NamespaceError::Taken)
+    }
+
+    /// The gateways of its datacenters; none without a WAN.
+    pub(crate) fn gateways(&self) -> &[Gateway] {
+        self.gateways.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// A file by which another process can enter the hub while this one lives.
+    #[must_use]
+    pub fn path_of_hub(&self) -> PathBuf {
+        path_of(self.hub.as_fd())
+    }
+
+    /// The same for the namespace of a host.
+    ///
+    /// # Errors
+    /// When there is no such host.
+    pub fn path_of_host(&self, host: &str) -> Result<PathBuf, NamespaceError> {
+        Ok(path_of(self.place(host)?.namespace.as_fd()))
     }
 
     /// Does something in the namespace of a host, for example starts its program.
@@ -134,7 +182,11 @@ impl Namespaces {
     /// When there is no such host, or the system refuses.
     pub fn cut(&self, from: &str, to: &str) -> Result<(), NamespaceError> {
         let address = self.place(to)?.address;
-        let wrong = format!("neigh replace {address} lladdr {NOBODY} dev eth0 nud permanent\n");
+        let mut wrong = format!("neigh replace {address} lladdr {NOBODY} dev eth0 nud permanent\n");
+        if self.is_routed(from, to)? {
+            // In place of the way through the gateway.
+            wrong.push_str(&format!("route replace {address}/32 dev eth0\n"));
+        }
         self.at(from, || ip(&wrong))?
     }
 
@@ -144,7 +196,17 @@ impl Namespaces {
     /// When there is no such host or no cut, or the system refuses.
     pub fn heal(&self, from: &str, to: &str) -> Result<(), NamespaceError> {
         let address = self.place(to)?.address;
-        self.at(from, || ip(&format!("neigh del {address} dev eth0\n")))?
+        let mut right = format!("neigh del {address} dev eth0\n");
+        if self.is_routed(from, to)? {
+            right.push_str(&format!("route del {address}/32 dev eth0\n"));
+        }
+        self.at(from, || ip(&right))?
+    }
+
+    /// Whether a gateway stands between two hosts.
+    fn is_routed(&self, from: &str, to: &str) -> Result<bool, NamespaceError> {
+        let (from, to) = (self.place(from)?, self.place(to)?);
+        Ok(from.routed && from.address.octets()[2] != to.address.octets()[2])
     }
 
     /// Pulls a host's cable: from now on nothing reaches it or comes from it, not even the end of a
@@ -170,8 +232,37 @@ impl Namespaces {
     }
 }
 
+/// The hub's end of the cable of a host.
+fn port(index: usize) -> String {
+    format!("port{index}")
+}
+
+/// Joins a namespace to the bridge of the hub; its own end of the cable is `eth0`.
+pub(crate) fn join(port: &str, namespace: BorrowedFd<'_>) -> Result<(), NamespaceError> {
+    ip(&format!(
+        "link add {port} type veth peer name eth0 netns {}\n\
+         link set {port} master lab\nlink set {port} up\n",
+        path_of(namespace).display()
+    ))
+}
+
+/// What `ip` is to do in the namespace of a host.
+fn inside(layout: &Layout, address: Ipv4Addr) -> String {
+    let network = layout.network;
+    if !layout.wan {
+        return format!("link set lo up\naddr add {address}/16 dev eth0\nlink set eth0 up\n");
+    }
+    let gateway = network.address(address.octets()[2], gateways::HOST);
+    let clients = network.address(HUB_HOST.0, HUB_HOST.1);
+    let everything = gateways::everything(network);
+    format!(
+        "link set lo up\naddr add {address}/24 dev eth0\nlink set eth0 up\n\
+         route add {clients}/32 dev eth0\nroute add {everything} via {gateway}\n"
+    )
+}
+
 /// A new namespace, held by an open file: a helper makes it, and ends once we have it.
-fn make_namespace() -> Result<File, NamespaceError> {
+pub(crate) fn make_namespace() -> Result<File, NamespaceError> {
     let tried = "make a network namespace";
     let mut helper = Command::new("unshare");
     helper.args(["--net", "cat"]).stdin(Stdio::piped()).stdout(Stdio::null());
@@ -194,7 +285,7 @@ fn make_namespace() -> Result<File, NamespaceError> {
     made.map_err(|error| refused(tried)(io::Error::other(error)))?.map_err(refused(tried))
 }
 
-fn path_of(namespace: BorrowedFd<'_>) -> PathBuf {
+pub(crate) fn path_of(namespace: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()))
 }
 
@@ -203,7 +294,7 @@ fn move_into(namespace: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Runs something on a thread of its own in a namespace.
-fn within<T: Send>(
+pub(crate) fn within<T: Send>(
     namespace: BorrowedFd<'_>,
     deed: impl FnOnce() -> T + Send,
 ) -> Result<T, NamespaceError> {
@@ -214,7 +305,7 @@ fn within<T: Send>(
 }
 
 /// Runs `ip` with these commands, one a line.
-fn ip(commands: &str) -> Result<(), NamespaceError> {
+pub(crate) fn ip(commands: &str) -> Result<(), NamespaceError> {
     let run = || -> io::Result<()> {
         let mut ip = Command::new("ip");
         ip.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
@@ -237,7 +328,6 @@ mod tests {
     use super::*;
     use crate::topology::Topology;
     use std::net::{SocketAddr, TcpListener, TcpStream};
-    use std::path::Path;
 
     const LIMIT: Duration = Duration::from_millis(300);
 

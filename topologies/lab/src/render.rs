@@ -10,6 +10,7 @@ use node_agent_wire::DcName;
 use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
+use crate::certificates::Files;
 use crate::credentials::{self, Credentials, Password, REPLICATION_USER, REWIND_USER, SUPERUSER};
 use crate::layout::{GRPC_PORT, Host, HostKind, Layout, POSTGRES_PORT, REST_PORT};
 use crate::network::Network;
@@ -86,12 +87,12 @@ pub fn agent_config(
         ("namespace", text(NAMESPACE)),
         ("name", text(&host.name)),
         ("restapi", service(REST_PORT)),
-        ("grpc", service(GRPC_PORT)),
+        ("grpc", with_certificates(context.layout, service(GRPC_PORT))),
         ("etcd3", map([("hosts", Value::Sequence(etcd))])),
         ("bootstrap", bootstrap(topology, dc)?),
         ("postgresql", postgresql(context, host)),
     ];
-    if context.layout.network == Network::SEPARATE {
+    if context.layout.network == Network::SEPARATE && !context.layout.wan {
         // Agents refuse gRPC without certificates off the loopback interface.
         config.retain(|(section, _)| *section != "grpc");
     }
@@ -113,6 +114,18 @@ pub fn agent_config(
     };
     let overlays = [&topology.agent, &dc.agent].into_iter().chain(node.map(|node| &node.agent));
     overlaid(&what, config, overlays.map(|overlay| overlay.at(&places)))
+}
+
+/// A section with the certificates of a lab that has a WAN.
+fn with_certificates(layout: &Layout, section: Value) -> Value {
+    let Value::Mapping(mut section) = section else { return section };
+    if layout.wan {
+        let Files { authority, certificate, key } = Files::of(layout);
+        for (name, file) in [("cafile", authority), ("certfile", certificate), ("keyfile", key)] {
+            section.insert(text(name), path(&file));
+        }
+    }
+    Value::Mapping(section)
 }
 
 /// The document with every overlay laid over it, in order.
@@ -234,6 +247,9 @@ pub fn federator_config(topology: &Topology, layout: &Layout) -> Result<String, 
         let etcd = layout.etcd_endpoints(&DcName::new(WITNESS));
         let etcd = etcd.iter().map(|address| text(address.to_string())).collect();
         config.push(("witness", map([("etcd", Value::Sequence(etcd))])));
+    }
+    if layout.wan {
+        config.push(("tls", with_certificates(layout, Value::Mapping(Mapping::new()))));
     }
     let overlays = std::iter::once(topology.federator.clone());
     overlaid("the federator's configuration", config, overlays)

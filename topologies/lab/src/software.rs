@@ -103,6 +103,8 @@ pub const PATRONI: &str = "patroni";
 pub const GUARD: &str = "node-agent-guard";
 /// The federator's command line.
 pub const FEDERATOR: &str = "federator";
+/// The program of the lab itself, which also is the router of a WAN.
+pub const LAB: &str = "lab";
 
 /// The programs, by absolute path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,17 +160,18 @@ impl Software {
         self.bin_dir.join(name)
     }
 
-    /// Copies our programs into `dir`, for a run user who may not reach where they were built.
+    /// Copies our programs into `dir`, for a run user who may not reach where they were built;
+    /// also that of the router, for a lab with a WAN.
     ///
     /// # Errors
     /// When a file cannot be copied.
-    pub fn copy_into(&self, dir: &Path) -> Result<Self, SoftwareError> {
+    pub fn copy_into(&self, dir: &Path, wan: bool) -> Result<Self, SoftwareError> {
         let fail = |action, path: &Path| {
             let path = path.to_owned();
             move |source| SoftwareError::File { action, path, source }
         };
         fs::create_dir_all(dir).map_err(fail("create", dir))?;
-        for name in [AGENT, GUARD, FEDERATOR] {
+        for name in [AGENT, GUARD, FEDERATOR].into_iter().chain(wan.then_some(LAB)) {
             let (from, to) = (self.bin_dir.join(name), dir.join(name));
             // The federator is not needed by the lab itself.
             if from == to || !from.exists() {

@@ -23,6 +23,7 @@ use crate::name::{DcKey, LabName, NodeName};
 use crate::network::Network;
 use crate::overlay::Overlay;
 use crate::settings::{Scalar, Settings};
+use crate::wan::shape::{Delay, Loss, Rate, Shape};
 
 /// A topology file larger than this is surely not one.
 const MAX_FILE_BYTES: u64 = 256 * 1024;
@@ -57,6 +58,8 @@ pub struct Topology {
     pub federator: Overlay,
     /// An etcd in one more place, for site grants.
     pub witness: Option<Witness>,
+    /// The network between the datacenters, where it shall be slow or lose packets.
+    pub wan: Option<WanSection>,
     /// In the order of the file, never empty. The first is primary at first.
     #[serde(deserialize_with = "datacenters_in_order")]
     pub datacenters: Vec<Datacenter>,
@@ -73,6 +76,36 @@ pub struct Postgresql {
     /// Server parameters for every node; they go into the dynamic configuration.
     #[serde(default)]
     pub parameters: BTreeMap<String, Scalar>,
+}
+
+/// The `wan` section: how packets between datacenters fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WanSection {
+    /// Delay there and back.
+    #[serde(default)]
+    pub rtt: Delay,
+    /// Each packet is up to so much later.
+    #[serde(default)]
+    pub jitter: Delay,
+    /// The share of packets that is lost.
+    #[serde(default)]
+    pub loss: Loss,
+    /// What each direction carries.
+    #[serde(default)]
+    pub rate: Rate,
+    /// Decides which packets are lost; the same seed, the same ones.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+impl WanSection {
+    /// How packets fare at first.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        let Self { rtt, jitter, loss, rate, seed: _ } = *self;
+        Shape { rtt, jitter, loss, rate }
+    }
 }
 
 /// Where the hosts of the witness stand; no datacenter may have this name beside one.
@@ -196,6 +229,10 @@ impl Topology {
         if self.witness.is_some() && self.datacenters.iter().any(|dc| dc.name.as_str() == WITNESS) {
             let path = ["datacenters", WITNESS];
             return Err(Fault::new(&path, "that is the name of the witness".to_owned()));
+        }
+        if self.wan.is_some() && self.datacenters.len() < 2 && self.witness.is_none() {
+            let fault = "there is one datacenter only, so nothing is between two";
+            return Err(Fault::new(&["wan"], fault.to_owned()));
         }
         for dc in &self.datacenters {
             if let Err(message) = self.settings_of(dc).check() {

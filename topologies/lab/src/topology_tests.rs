@@ -7,6 +7,7 @@ const GOOD: &str = "\
 name: shop
 network: 127.20
 settings: {ttl: 6, synchronous_mode: true}
+wan: {rtt: 40ms, jitter: 2ms, loss: 0.5%, rate: 100Mbit, seed: 7}
 postgresql: {version: 15, parameters: {work_mem: 8MB, jit: false, random_page_cost: 1.5}}
 datacenters:
   west:
@@ -27,6 +28,9 @@ fn a_full_file_is_read_in_its_order() {
     let tags = &topology.datacenters[0].nodes[1].tags;
     assert_eq!(tags.get("nofailover"), Some(&Scalar::Bool(true)));
     assert_eq!(topology.postgresql.parameters["work_mem"], Scalar::Text("8MB".into()));
+    let wan = topology.wan.unwrap();
+    let words = "rtt 40ms, jitter 2ms, loss 0.5%, rate 100Mbit";
+    assert_eq!((wan.shape().to_string().as_str(), wan.seed), (words, 7));
 }
 
 #[test]
@@ -57,18 +61,23 @@ fn faults_are_named_with_path_and_line() {
         ("ttl: 6", "ttl: six", &["settings.ttl: invalid type", "line 3"]),
         ("ttl: 6", "ttl: 2", &["settings: ttl is 2 s", "line 3", "example: ttl: 5"]),
         ("ttl: 6", "ttl: 6, loop_wait: 5", &["settings: loop_wait + 2", "is 7 s", "line 3"]),
-        ("{synchronous_mode: false}", "{ttl: 1}", &["datacenters.dc2.settings: ttl", "line 11"]),
-        ("etcd: 3", "etcd: 2", &["datacenters.west.etcd", "1, 3 or 5", "line 7"]),
-        ("etcd: 3", "etdc: 3", &["datacenters.west: unknown field `etdc`", "line 7"]),
-        ("name: pg2", "name: pg1", &["datacenters.west.nodes: node pg1 occurs twice", "line 8"]),
-        ("[pg1]", "[]", &["datacenters.dc2.nodes", "empty", "line 10", "example: [pg1]"]),
-        ("[pg1]", "[etcd1]", &["datacenters.dc2.nodes[0]", "name of an etcd host", "line 10"]),
-        ("[pg1]", "pg1", &["datacenters.dc2.nodes", "a list of nodes", "line 10"]),
-        ("tags:", "tag:", &["datacenters.west.nodes[1]", "unknown field `tag`", "line 8"]),
-        ("true}}", "[1]}}", &["nofailover", "single value", "line 8"]),
+        ("{synchronous_mode: false}", "{ttl: 1}", &["datacenters.dc2.settings: ttl", "line 12"]),
+        ("rtt: 40ms", "rtt: 40", &["wan.rtt", "a time with its unit", "line 4"]),
+        ("rtt: 40ms", "rtt: 40m", &["wan.rtt", "from 0 to 10 s", "line 4"]),
+        ("loss: 0.5%", "los: 0.5%", &["wan: unknown field `los`", "line 4"]),
+        ("loss: 0.5%", "loss: 101%", &["wan.loss", "0% to 100%", "line 4"]),
+        ("rate: 100Mbit", "rate: 100MB", &["wan.rate", "example: 100Mbit", "line 4"]),
+        ("etcd: 3", "etcd: 2", &["datacenters.west.etcd", "1, 3 or 5", "line 8"]),
+        ("etcd: 3", "etdc: 3", &["datacenters.west: unknown field `etdc`", "line 8"]),
+        ("name: pg2", "name: pg1", &["datacenters.west.nodes: node pg1 occurs twice", "line 9"]),
+        ("[pg1]", "[]", &["datacenters.dc2.nodes", "empty", "line 11", "example: [pg1]"]),
+        ("[pg1]", "[etcd1]", &["datacenters.dc2.nodes[0]", "name of an etcd host", "line 11"]),
+        ("[pg1]", "pg1", &["datacenters.dc2.nodes", "a list of nodes", "line 11"]),
+        ("tags:", "tag:", &["datacenters.west.nodes[1]", "unknown field `tag`", "line 9"]),
+        ("true}}", "[1]}}", &["nofailover", "single value", "line 9"]),
         ("dc2:", "west:", &["datacenters: datacenter west occurs twice"]),
-        ("work_mem: 8MB", "port: 5433", &["postgresql.parameters.port", "lab sets", "line 4"]),
-        ("work_mem: 8MB", "fsync: off", &["postgresql.parameters.fsync", "power cut", "line 4"]),
+        ("work_mem: 8MB", "port: 5433", &["postgresql.parameters.port", "lab sets", "line 5"]),
+        ("work_mem: 8MB", "fsync: off", &["postgresql.parameters.fsync", "power cut", "line 5"]),
     ];
     for (from, to, words) in cases {
         assert!(GOOD.contains(from), "the case replaces nothing: {from}");
@@ -87,6 +96,17 @@ fn no_datacenter_is_refused() {
 }
 
 #[test]
+fn a_wan_needs_two_sides() {
+    let text = "name: a\nwan: {rtt: 40ms}\ndatacenters: {dc1: {nodes: [x]}}";
+    let fault = Topology::parse(text).unwrap_err();
+    assert!(
+        fault.contains("wan: there is one datacenter only") && fault.contains("line 2"),
+        "{fault}"
+    );
+    Topology::parse(&text.replace("\nwan", "\nwitness: {}\nwan")).unwrap();
+}
+
+#[test]
 fn the_shipped_files_are_valid() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for (file, datacenters, nodes) in [
@@ -94,6 +114,7 @@ fn the_shipped_files_are_valid() {
         ("three-nodes.yaml", 1, 3),
         ("two-dc.yaml", 2, 5),
         ("two-dc-witness.yaml", 2, 3),
+        ("two-dc-wan.yaml", 2, 3),
     ] {
         let (topology, _) = Topology::read(&dir.join(file)).unwrap();
         assert_eq!(topology.datacenters.len(), datacenters, "{file}");

@@ -1,17 +1,21 @@
 //! The command line of `lab`. Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 pub(crate) mod report;
+mod wan;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::report::say;
+use self::wan::WanCommand;
 use crate::credentials::Credentials;
 use crate::lab::{Lab, LabError, LabOptions, NetworkChoice};
 use crate::layout::Layout;
+use crate::namespaces::Namespaces;
 use crate::network::Network;
 use crate::render::{self, AgentContext};
 use crate::software;
@@ -19,6 +23,7 @@ use crate::state;
 use crate::topology::Topology;
 use crate::tour::{self, TourError, TourOptions};
 use crate::wait::{Interrupt, WaitError};
+use crate::wan::router::{self, RouterError};
 
 /// Runs a topology of datacenters on this machine: each host has a loopback address of its own.
 #[derive(Debug, Parser)]
@@ -77,6 +82,15 @@ enum Command {
         dc: String,
         #[command(flatten)]
         place: Place,
+    },
+    /// Show, cut, heal or change the network between the datacenters.
+    #[command(subcommand)]
+    Wan(WanCommand),
+    /// Carry packets between the datacenters of a lab; `lab up` starts it.
+    #[command(hide = true)]
+    WanRouter {
+        /// The file of settings that `lab up` writes.
+        settings: PathBuf,
     },
     /// Print every configuration file, passwords hidden; or, with --dir, make the lab's directory.
     /// Runs nothing.
@@ -157,6 +171,8 @@ enum CliError {
     Lab(#[from] LabError),
     #[error(transparent)]
     Tour(#[from] TourError),
+    #[error(transparent)]
+    Router(#[from] RouterError),
     #[error("cannot {0}: {1}")]
     System(&'static str, std::io::Error),
     #[error("the command ended without a result: {0}")]
@@ -183,6 +199,10 @@ pub fn main() -> ExitCode {
 
 /// Runs a command; Ctrl-C, SIGTERM and SIGHUP end its waits and let it clean up.
 async fn run(command: Command) -> Result<(), CliError> {
+    if let Command::WanRouter { settings } = command {
+        // Ended by a signal, as any process.
+        return Ok(router::run(&settings).await?);
+    }
     let interrupt = Interrupt::default();
     watch_signals(&interrupt)?;
     if let Command::Tour { make, keep, fast } = command {
@@ -211,7 +231,7 @@ fn execute(command: Command, interrupt: &Interrupt) -> Result<(), LabError> {
         Command::Up { make, wait } => up(&make, wait, interrupt),
         Command::Down { place, keep_data } => down(&place, keep_data),
         Command::Status(place) => {
-            say(report::status(&place.open()?).trim_end());
+            say(report::status(&place.open()?.join()?).trim_end());
             Ok(())
         }
         Command::Connect(place) => {
@@ -224,7 +244,7 @@ fn execute(command: Command, interrupt: &Interrupt) -> Result<(), LabError> {
             Ok(())
         }
         Command::Start { host, place } => {
-            place.open()?.start_host(&host, interrupt)?;
+            place.open()?.join()?.start_host(&host, interrupt)?;
             say(format_args!("{host}: started"));
             Ok(())
         }
@@ -234,18 +254,21 @@ fn execute(command: Command, interrupt: &Interrupt) -> Result<(), LabError> {
             Ok(())
         }
         Command::StartDc { dc, place } => {
-            place.open()?.start_dc(&dc, interrupt)?;
+            place.open()?.join()?.start_dc(&dc, interrupt)?;
             say(format_args!("{dc}: started"));
             Ok(())
         }
         Command::Render(make) => render_files(&make),
-        // Taken out before: it does not block.
-        Command::Tour { .. } => Ok(()),
+        Command::Wan(command) => wan::execute(command),
+        // Taken out before: they do not block.
+        Command::Tour { .. } | Command::WanRouter { .. } => Ok(()),
     }
 }
 
 fn up(make: &Make, wait: bool, interrupt: &Interrupt) -> Result<(), LabError> {
-    let lab = Lab::create(&make.topology, &make.options())?;
+    let (topology, _) = Topology::read(&make.topology)?;
+    let namespaces = topology.wan.map(|_| Namespaces::enter()).transpose()?.map(Arc::new);
+    let lab = Lab::create(&make.topology, &LabOptions { namespaces, ..make.options() })?;
     let progress = |line: &str| say(line);
     say(format_args!("lab {} in {}", lab.topology.name, lab.layout.dir.display()));
     let started = lab
@@ -299,6 +322,7 @@ fn render_files(make: &Make) -> Result<(), LabError> {
     }
     let (topology, _) = Topology::read(&make.topology)?;
     let network = match make.network {
+        _ if topology.wan.is_some() => Network::SEPARATE,
         Some(NetworkChoice::This(network)) => network,
         Some(NetworkChoice::Free | NetworkChoice::OfTopology) | None => topology.network,
     };
@@ -343,5 +367,20 @@ mod tests {
         assert_eq!(refused.exit_code(), 2);
         assert!(refused.to_string().contains("example: 127.20"), "{refused}");
         assert!(matches!(parsed(&["lab", "kill-dc", "dc1"]), Ok(Command::KillDc { .. })));
+        let cases: &[(&[&str], bool)] = &[
+            (&["cut", "dc1", "dc2", "--one-way"], true),
+            (&["cut", "dc1"], false),
+            (&["heal"], true),
+            (&["heal", "dc1"], false),
+            (&["heal", "--one-way"], false),
+            (&["heal", "dc1", "dc2", "--one-way"], true),
+            (&["set"], false),
+            (&["set", "--loss", "2"], false),
+            (&["set", "--loss", "2%", "--rtt", "40ms"], true),
+        ];
+        for (words, good) in cases {
+            let line = [&["lab", "wan"][..], words].concat();
+            assert_eq!(parsed(&line).is_ok(), *good, "{line:?}");
+        }
     }
 }

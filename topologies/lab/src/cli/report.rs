@@ -7,6 +7,7 @@ use crate::credentials::{SUPERUSER, superuser_file};
 use crate::lab::Lab;
 use crate::layout::{Host, POSTGRES_PORT};
 use crate::software::FEDERATOR;
+use crate::wan::Wan;
 
 /// Prints a line. A reader who has gone (`lab up | head -1`) is no reason to stop half-way.
 pub(crate) fn say(line: impl Display) {
@@ -18,6 +19,11 @@ pub(crate) fn status(lab: &Lab) -> String {
     let mut out = String::new();
     let dir = lab.layout.dir.display();
     let _ = writeln!(out, "lab {} in {dir}, network {}", lab.topology.name, lab.layout.network);
+    if lab.layout.wan {
+        let network = Wan::of(&lab.layout).state().map(|state| super::wan::table(&state));
+        let network = network.unwrap_or_else(|error| format!("{error}\n"));
+        let _ = writeln!(out, "WAN:\n  {}", network.trim_end().replace('\n', "\n  "));
+    }
     for dc in &lab.topology.datacenters {
         let view = lab.cluster(&dc.name);
         let _ = writeln!(out, "{}:", dc.name);
@@ -48,18 +54,24 @@ pub(crate) fn connection_help(lab: &Lab) -> String {
     let addresses: Vec<String> = nodes.iter().map(|host| host.address.to_string()).collect();
     let dir = lab.layout.dir.display();
     let password = superuser_file(&lab.layout.dir);
+    // The clients of a lab with a WAN are in a network namespace.
+    let enter = match Wan::of(&lab.layout).state() {
+        Ok(state) if lab.layout.wan => format!("nsenter --net={} ", state.hub.display()),
+        Ok(_) | Err(_) => String::new(),
+    };
     let mut out = String::new();
     let _ = writeln!(
         out,
-        "connect:  PGPASSWORD=\"$(cat {})\" psql \"host={} port={POSTGRES_PORT} user={SUPERUSER} \
-         dbname=postgres target_session_attrs=read-write\"",
+        "connect:  PGPASSWORD=\"$(cat {})\" {enter}psql \"host={} port={POSTGRES_PORT} \
+         user={SUPERUSER} dbname=postgres target_session_attrs=read-write\"",
         password.display(),
         addresses.join(",")
     );
     if lab.topology.is_federation() {
         let config = lab.layout.federator_config();
         let program = lab.software.program(FEDERATOR);
-        let _ = writeln!(out, "federate: {} -f {} status", program.display(), config.display());
+        let _ =
+            writeln!(out, "federate: {enter}{} -f {} status", program.display(), config.display());
     }
     // The program itself is rarely on the search path.
     let lab_program = std::env::current_exe().unwrap_or_else(|_| "lab".into());

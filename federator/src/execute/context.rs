@@ -75,6 +75,15 @@ pub enum StepError {
         /// The primary's.
         expected: TimelineId,
     },
+    /// The limit of the write pause has passed, and nothing is committed.
+    #[error(
+        "writes have been stopped for {}, the limit of --max-pause, and nothing is committed",
+        humantime::format_duration(*limit)
+    )]
+    PauseTooLong {
+        /// The limit.
+        limit: Duration,
+    },
     /// Something that the plan relies on is missing.
     #[error("{0}")]
     Missing(String),
@@ -169,6 +178,10 @@ pub struct Context<'f> {
     pub timeline: Option<TimelineId>,
     /// When the fence was written, and when the target accepted writes.
     pub pause: (Option<Instant>, Option<Instant>),
+    /// The longest write pause; past it a switchover that is not committed is turned back.
+    pub pause_max: Option<Duration>,
+    /// When that is over.
+    pub pause_ends: Option<Instant>,
     /// Datacenters that did not answer when they should follow.
     pub left_behind: BTreeSet<DcName>,
 }
@@ -200,6 +213,8 @@ impl<'f> Context<'f> {
             session: None,
             timeline: None,
             pause: (None, None),
+            pause_max: None,
+            pause_ends: None,
             left_behind: BTreeSet::new(),
         }
     }
@@ -274,6 +289,7 @@ impl<'f> Context<'f> {
             | StepKind::Supersede
             | StepKind::Slots
             | StepKind::Prepare
+            | StepKind::PreSync
             | StepKind::Fence
             | StepKind::Fencer
             | StepKind::CatchUp

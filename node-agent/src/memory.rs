@@ -55,6 +55,7 @@ pub fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         restart_timeout: None,
         planned: None,
         release_asked_at: None,
+        ending: false,
         dynamic: None,
         dynamic_cached: None,
         slots: SlotMemory::default(),

@@ -113,6 +113,8 @@ pub struct Memory {
     pub dynamic_cached: Option<serde_json::Map<String, serde_json::Value>>,
     /// Since when the leader is asked to leave this node out of `/sync`.
     pub release_asked_at: Option<Boot>,
+    /// The agent was told to stop.
+    pub ending: bool,
     /// A restart that is planned for later.
     pub planned: Option<Planned>,
     /// What is remembered of slots.
@@ -295,6 +297,7 @@ pub async fn observe(
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
         release_asked_at: memory.release_asked_at,
+        ending: memory.ending,
         slots: memory.slots.clone(),
     }
 }

@@ -192,9 +192,17 @@ impl Agent {
             if let Some(why) = self.stranger() {
                 return Err(why);
             }
+            if self.memory.ending && self.view.borrow().rule != Rule::ReleaseSync {
+                break;
+            }
             let server = self.hands.tools.server.clone();
             tokio::select! {
-                () = &mut stop => break,
+                () = &mut stop, if !self.memory.ending => {
+                    if self.leaves_running() || !release::before_the_end(&self.view.borrow().observed) {
+                        break;
+                    }
+                    self.memory.ending = true;
+                }
                 () = self.wake.notified() => {}
                 () = server.exited() => tracing::debug!("PostgreSQL has ended"),
                 ask = self.asks.recv() => self.asked(ask).await,

@@ -13,7 +13,7 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(60);
 impl Agent {
     /// In maintenance mode a primary may be left without its agent once the DCS says so to the
     /// others; a standby may always.
-    fn leaves_running(&self) -> bool {
+    pub(crate) fn leaves_running(&self) -> bool {
         let observed = &self.view.borrow().observed;
         let standby = observed.postgres.is_standby();
         let plain = observed.cluster.known().is_none_or(|c| c.record.get().is_none());

@@ -23,6 +23,9 @@ use crate::programs;
 
 /// How long a datacenter may take until everything in it is in service.
 pub const READY: Duration = Duration::from_secs(120);
+/// Pause of each worker of a writer: some hundred rows a second. More would show no more, and would
+/// keep two cores from the servers.
+const ROW_EVERY: Duration = Duration::from_millis(8);
 /// How long a client may have to wait for writes to go on.
 pub const ROWS: Duration = Duration::from_secs(60);
 
@@ -198,7 +201,8 @@ impl Rig {
     /// When nobody accepts writes.
     pub async fn writer(&self, first_phase: &str) -> Writer {
         let first_phase = first_phase.to_owned();
-        let options = WriterOptions { workers: 4, first_phase, ..WriterOptions::default() };
+        let pause = ROW_EVERY;
+        let options = WriterOptions { workers: 4, pause, first_phase, ..WriterOptions::default() };
         let writer = Writer::start(self.access.clone(), options).await;
         writer.unwrap_or_else(|error| panic!("the writer: {error}"))
     }

@@ -2,8 +2,8 @@
 //! and through changes of the mode; and writes go on soon when a synchronous standby is lost.
 //! Method: three or four nodes under load. The mode is changed while rows are written; the
 //! primary's host loses its power in quorum mode; a synchronous standby is frozen with its agent,
-//! then another one loses its power. One that is restarted is left out of `/sync` first, by the
-//! order of the changes in etcd. Pauses are printed; only a generous bound is asserted.
+//! then another one loses its power. One that is restarted, or whose agent is stopped, is left out
+//! of `/sync` first, by the order of the changes in etcd. Pauses are printed; only a generous bound is asserted.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -190,27 +190,65 @@ async fn a_synchronous_standby_is_left_out_before_it_restarts() {
     assert_eq!(scene.rig.complete("dc1"), scene.primary);
 
     let key = format!("members/{standby}");
-    let member = |(name, text): &(String, String), field: &str, wanted: serde_json::Value| {
-        let data: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-        *name == key && data.pointer(field) == Some(&wanted)
-    };
-    let names_nobody = |(name, text): &(String, String)| {
-        let sync = SyncState::parse(text.as_bytes());
-        name == "sync" && !sync.covers(&standby.as_str().into())
-    };
     let seen = until("the member key of a standby that is back", ROWS, async || {
         let seen = changes.so_far();
         let last = seen.iter().rev().find(|(name, _)| *name == key);
         let back = last.is_some_and(|change| {
-            member(change, "/state", "running".into()) && !change.1.contains("nosync")
+            says(change, &standby, "/state", "running") && !change.1.contains("nosync")
         });
         if back { Ok(seen) } else { Err(format!("{last:?}")) }
     })
     .await;
-    let asked = seen.iter().position(|c| member(c, "/tags/nosync", true.into()));
-    let left = seen.iter().position(names_nobody);
-    let gone = seen.iter().position(|c| member(c, "/state", "restarting".into()));
+    left_out_first(&seen, &standby, |change| says(change, &standby, "/state", "restarting"));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronous_standby_is_left_out_before_its_agent_stops() {
+    let scene = Scene::set(Rig::start_with("goodbye", PATIENT)).await;
+    let store = Store::of(&scene.rig.lab, "dc1").await;
+    let sync = wait_sync(&scene.rig, &store, 1, 0, 1).await;
+    let standby = sync.sync_standby.first().unwrap().to_string();
+    let changes = store.changes().await;
+    scene.writer.phase("the synchronous standby's agent stops");
+    let agent = scene.rig.signal(&standby, Part::Agent, Signal::TERM);
+    scene.rig.rows(&scene.writer, 100).await;
+    let key = format!("members/{standby}");
+    let seen = until("the member key to be taken back", ROWS, async || {
+        let seen = changes.so_far();
+        let gone = seen.iter().any(|(name, text)| *name == key && text.is_empty());
+        if gone && !agent.identity.is_alive() { Ok(seen) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    left_out_first(&seen, &standby, |(name, text)| *name == key && text.is_empty());
+    scene.rig.rows(&scene.writer, 100).await;
+    scene.rig.start_dc("dc1");
+    assert_eq!(scene.rig.complete("dc1"), scene.primary);
+    scene.end().await;
+}
+
+/// A change of a member's key, to this value of a field.
+fn says((name, text): &(String, String), member: &str, field: &str, wanted: &str) -> bool {
+    let data: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+    *name == format!("members/{member}") && data.pointer(field) == Some(&wanted.into())
+}
+
+/// It asked, `/sync` named it no more, and only then it was away.
+fn left_out_first(
+    seen: &[(String, String)],
+    standby: &str,
+    away: impl Fn(&(String, String)) -> bool,
+) {
+    let asks = |(name, text): &(String, String)| {
+        let data: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        *name == format!("members/{standby}") && data.pointer("/tags/nosync") == Some(&true.into())
+    };
+    let names_it_not = |(name, text): &(String, String)| {
+        name == "sync" && !SyncState::parse(text.as_bytes()).covers(&standby.into())
+    };
+    let asked = seen.iter().position(asks);
+    let left = seen.iter().position(names_it_not);
+    let gone = seen.iter().position(away);
     let order = [asked, left, gone];
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{order:?} of {seen:#?}");
-    scene.end().await;
 }

@@ -1,8 +1,9 @@
 //! Goal: three datacenters in a star. On a planned change of primary the third one is re-pointed
 //! to the new primary, with its slots made beforehand; a datacenter that is away while the primary
 //! changes catches up by itself, with nothing typed; when the primary datacenter is lost, the third
-//! one follows the promoted one; nothing acknowledged is lost by any planned change.
-//! Method: one story under load; every node's slots, the records and the ledger.
+//! one follows the promoted one; nothing acknowledged is lost by any planned change. The same for
+//! four, where the new primary was a standby of the old one like all others.
+//! Method: a story under load each; every node's slots, the records and the ledger.
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,6 +14,15 @@ use federator_tests::rows;
 use lab::ledger::Writer;
 
 const ROWS_BETWEEN: u64 = 50;
+const FOUR: &str = "
+name: shop
+settings: {ttl: 5, loop_wait: 1, retry_timeout: 1}
+datacenters:
+  dc1: {etcd: 1, nodes: [pg1]}
+  dc2: {etcd: 1, nodes: [pg1]}
+  dc3: {etcd: 1, nodes: [pg1]}
+  dc4: {etcd: 1, nodes: [pg1]}
+";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_third_datacenter_follows_every_change() {
@@ -76,4 +86,28 @@ async fn lose_dc1(rig: &Rig, writer: Writer) {
         if here == there { Ok(()) } else { Err(format!("{here} of {there} rows")) }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_datacenters_follow_every_change() {
+    let rig = Rig::start_with("four-datacenters", FOUR);
+    rig.federate().await;
+    let writer = rig.writer("dc1").await;
+    let prober = rig.prober().await;
+    for (to, others) in [("dc4", ["dc1", "dc2", "dc3"]), ("dc2", ["dc1", "dc3", "dc4"])] {
+        rig.slots_right(if to == "dc4" { "dc1" } else { "dc4" }).await;
+        rig.rows(&writer, ROWS_BETWEEN).await;
+        writer.phase(&format!("switchover to {to}"));
+        let done = rig.federator(&["switchover", "--to", to, "--yes"]).await.expect(exit::DONE);
+        for other in others {
+            let verified = format!("{other} streams from {to}");
+            assert!(done.stdout.contains(&verified), "no «{verified}»:\n{done}");
+        }
+        rig.settled(to).await;
+        rig.slots_right(to).await;
+        rig.rows(&writer, ROWS_BETWEEN).await;
+    }
+    let audit = rig.audit(&writer.stop().await).await;
+    assert_eq!(audit.lost(), Vec::<i64>::new(), "lost by a planned change:\n{audit}");
+    rig.assert_one_primary(&prober.stop());
 }

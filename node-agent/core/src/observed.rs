@@ -316,6 +316,8 @@ pub struct Observed {
     pub scheduled_restart: Option<ScheduledRestart>,
     /// Since when the leader is asked to leave this node out of `/sync`.
     pub release_asked_at: Option<Boot>,
+    /// The agent was told to stop.
+    pub ending: bool,
     /// What this agent remembers of slots.
     pub slots: SlotMemory,
 }

@@ -167,7 +167,7 @@ rules! {
         "Replay is paused because the primary was restarted with higher settings.",
         "The standby is restarted with settings raised to the primary's.";
     ReleaseSync = 172, "release-sync",
-        "A standby that `/sync` names is to be restarted.",
+        "A standby that `/sync` names is to be restarted, or its agent is told to stop.",
         "It asks to be left out, by the tag `nosync`, and waits for that for two `loop_wait` at \
          most.";
     LostLock = 200, "lost-lock",

@@ -187,6 +187,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             scheduled_restart: None,
             grants: None,
             release_asked_at: None,
+            ending: false,
             directory: Directory::default(),
             slots: node_agent_core::slots::SlotMemory::default(),
         },

@@ -67,6 +67,10 @@ pub fn check_watchdog(o: &Observed, decision: &Decision) {
 /// Nobody waits for a standby that restarts: the leader was asked to leave it out, and has done so
 /// or has not looked for two `loop_wait`.
 pub fn check_release(o: &Observed, decision: &Decision) {
+    let may_write = o.postgres.may_write();
+    if o.ending && dcs(o).is_some() && !may_write && !o.holds_lease() {
+        assert!(decision.act.is_none(), "an agent that ends begins nothing");
+    }
     let copies = decision.tend.iter().any(|t| matches!(t, Tend::CopySlots { .. }));
     let Some(cluster) = dcs(o).filter(|_| copies || decision.act == Some(Act::Restart)) else {
         return;

@@ -73,6 +73,7 @@ pub fn observed() -> impl Strategy<Value = Observed> {
                 request,
                 health: Health { early_end, ..Health::default() },
                 release_asked_at: asked_at.map(ago),
+                ending: asked_at.is_some() && deprived,
                 watchdog_failed: deprived.then(|| "permission denied".to_owned()),
                 directory,
                 grants,

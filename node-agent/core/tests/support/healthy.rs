@@ -91,6 +91,7 @@ pub fn cluster() -> Observed {
         scheduled_restart: None,
         grants: None,
         release_asked_at: None,
+        ending: false,
         slots: SlotMemory::default(),
     }
 }

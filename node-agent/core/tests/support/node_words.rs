@@ -83,6 +83,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             observed.request = Some(Request::Reinit { from_leader });
         }
         "release asked" => observed.release_asked_at = Some(ago(duration(value)?)),
+        "agent told to stop" => observed.ending = true,
         "request" if value == "restart" => observed.request = Some(Request::Restart),
         "scheduled restart" => observed.scheduled_restart = Some(scheduled_restart(value)?),
         "stopped by us" => observed.stopped_by_us = true,

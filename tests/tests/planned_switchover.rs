@@ -2,9 +2,9 @@
 //! and only if it still is what was agreed to; while it waits nothing is changed. Before it stops
 //! writes the target is close behind, and commits wait for it, for a time only; a write pause that
 //! lasts too long is turned back.
-//! Method: the command is interrupted, overtaken by another one, and carried out. It is killed while
-//! commits wait for the target, whose name `/sync` must never hold. The target's replay is stopped
-//! by a signal, so that it falls behind, or never catches up.
+//! Method: the command is interrupted, overtaken by another one, and carried out. It is killed
+//! while commits wait for the target, whose name `/sync` must never hold. The target's replay is
+//! stopped by a signal, so that it falls behind, or never catches up.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,5 @@
-//! The guest: a standby of another datacenter that commits wait for as well, for the moments before a
-//! planned switchover stops writes, so that little is left to be shipped then.
+//! The guest: a standby of another datacenter that commits wait for as well, for the moments before
+//! a planned switchover stops writes, so that little is left to be shipped then.
 //!
 //! It is asked for by the operation in the datacenter's own record. The primary grants it as long
 //! as everything that it is for holds, and for a time only, by its own clock: whoever asked may be

@@ -13,6 +13,7 @@ pub mod execute;
 pub mod federation;
 pub mod fencer;
 mod grant_settings;
+mod interrupts;
 mod known_keys;
 pub mod link;
 pub mod records;

@@ -223,6 +223,41 @@ impl Session {
         })
     }
 
+    /// Where the primary writes: position and timeline.
+    ///
+    /// # Errors
+    /// The statement failed or was late, or the server is a standby.
+    pub async fn written(&self) -> Result<(Lsn, TimelineId), SqlError> {
+        const QUERY: &str = "SELECT lsn::text AS lsn, pg_catalog.pg_walfile_name(lsn) AS file \
+             FROM pg_catalog.pg_current_wal_lsn() AS lsn";
+        let what = "reading the primary's position";
+        let row = self.one(what, QUERY).await?;
+        let (lsn, file): (String, String) = (self.field(&row, "lsn")?, self.field(&row, "file")?);
+        // A segment's name begins with its timeline, eight hexadecimal digits.
+        let timeline = file.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        match (lsn.parse(), timeline) {
+            (Ok(lsn), Some(timeline)) => Ok((lsn, TimelineId(timeline))),
+            (_, _) => Err(self.error(what, format!("unexpected answer {lsn}, {file}"))),
+        }
+    }
+
+    /// Whether commits wait for a standby, by its `application_name`.
+    ///
+    /// # Errors
+    /// The statement failed or was late.
+    pub async fn waits_for(&self, standby: &str) -> Result<bool, SqlError> {
+        const QUERY: &str = "SELECT sync_state IN ('sync', 'quorum') AS waits \
+             FROM pg_catalog.pg_stat_replication \
+             WHERE state = 'streaming' AND lower(application_name) = lower($1)";
+        let what = "looking at the standbys";
+        let rows = within(QUERY_LIMIT, what, self.client.query(QUERY, &[&standby]))
+            .await
+            .map_err(|late| self.error(what, late.to_string()))?
+            .map_err(|error| self.error(what, words(&error)))?;
+        let mut waits = rows.iter().map(|row| self.field(row, "waits"));
+        waits.try_fold(false, |found, waits| Ok(found || waits?))
+    }
+
     /// What a preflight wants to know.
     ///
     /// # Errors

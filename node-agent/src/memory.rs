@@ -49,6 +49,7 @@ pub fn remember(config: &LocalConfig, dynamic: Dynamic) -> Memory {
         stand_back_until: None,
         sync_names_set_at: None,
         sync_unsure: true,
+        guest: None,
         stalls: Arc::default(),
         request: None,
         restart_timeout: None,

@@ -15,6 +15,7 @@ use crate::stall_watch::StallBoard;
 use node_agent_core::beginning::Beginnings;
 use node_agent_core::directory::{Directory, Progress, WalEnd};
 use node_agent_core::divergence::SourceHistory;
+use node_agent_core::guest;
 use node_agent_core::observed::{
     Cluster, Job, Lease, Me, Observed, Observer, Poll, RecordView, Request,
 };
@@ -98,6 +99,8 @@ pub struct Memory {
     pub sync_names_set_at: Option<Lsn>,
     /// A write of `/sync` may still arrive.
     pub sync_unsure: bool,
+    /// The request to wait for a guest, and when it was first seen.
+    pub guest: Option<(guest::Request, Boot)>,
     /// Standbys that sessions wait for in vain.
     pub stalls: Arc<StallBoard>,
     /// An operator's request.
@@ -222,6 +225,7 @@ pub async fn observe(
         // Without the own DCS the other datacenters are watched as before (I7).
         sources.links.align(record, memory.config.timing.loop_wait);
         memory.last_record = record.cloned();
+        note_guest(&mut memory.guest, record);
     }
     let query_deadline = memory.config.timing.retry_timeout.min(Duration::from_secs(2));
     let postgres = sources.server.observe(clock::boot(), query_deadline).await;
@@ -288,6 +292,7 @@ pub async fn observe(
         sync_names_ours: sources.server.owns_sync_names(),
         sync_names_set_at: set_at,
         sync_unsure: memory.sync_unsure,
+        guest_asked_at: memory.guest.as_ref().map(|(_, at)| *at),
         sync_lost: memory.stalls.lost(),
         request: memory.request,
         scheduled_restart: memory.planned.as_ref().map(|planned| planned.restart.clone()),
@@ -383,6 +388,14 @@ fn take_read(
     }
     note_slots(&mut memory.slots, &view, read_at);
     Fact::Known { value: view, at: read_at }
+}
+
+/// When a request was first seen: its time begins there.
+fn note_guest(known: &mut Option<(guest::Request, Boot)>, record: Option<&FederationRecord>) {
+    let request = record.and_then(guest::request);
+    if known.as_ref().map(|(known, _)| known) != request.as_ref() {
+        *known = request.map(|request| (request, clock::boot()));
+    }
 }
 
 /// When which member's slot was last needed.

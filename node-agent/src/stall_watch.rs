@@ -56,7 +56,7 @@ pub async fn watch_stalls(
         for name in now_lost.difference(&lost) {
             tracing::warn!(
                 standby = %name,
-                "sessions wait for it in vain and its agent does not answer: going on without it"
+                "sessions wait for it in vain and no agent answers for it: going on without it"
             );
         }
         for name in lost.difference(&now_lost) {
@@ -67,11 +67,12 @@ pub async fn watch_stalls(
     }
 }
 
-/// The standbys that PostgreSQL waits for, while this node is a primary in synchronous mode; also
+/// The standbys that PostgreSQL waits for by this agent's word, while this node is a primary; also
 /// when it waits for nobody any more but a standby is still counted as lost.
 fn awaited(view: &View) -> Option<BTreeSet<MemberName>> {
     let running = view.running().filter(|r| !r.in_recovery)?;
-    let on = view.observed.config.effective_sync_mode() != SynchronousMode::Off;
+    let mode = view.observed.config.effective_sync_mode();
+    let on = mode != SynchronousMode::Off || view.observed.sync_names_ours;
     let awaited = Waits::read(&running.sync_names).set;
     let needed = !awaited.is_empty() || !view.observed.sync_lost.is_empty();
     (on && needed && view.observed.holds_lease()).then_some(awaited)

@@ -10,9 +10,11 @@
 
 pub mod agent_log;
 pub mod agents;
+pub mod boundary;
 pub mod by_hand;
 pub mod command;
 pub mod divergence;
+pub mod etcd;
 pub mod federation;
 pub mod federator;
 pub mod isolation;

@@ -13,6 +13,7 @@ use std::fs;
 use federator_core::history::{self, ClosedOperation, Outcome};
 use federator_core::plan::{Step, StepKind};
 use federator_core::planner::{promotion, switchover};
+use federator_tests::boundary::{Boundary, Side, planned};
 use federator_tests::federator::exit;
 use federator_tests::patience::until;
 use federator_tests::rig::{READY, Rig, assert_nothing_lost};
@@ -31,54 +32,6 @@ const ROWS_AFTER: u64 = 20;
 const NOTHING_OPEN: &str = "Nothing to do: no operation is in progress";
 /// The command's name for the way back, as a place to be killed at.
 const WAY_BACK: &str = "abort";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
-    Before,
-    After,
-}
-
-/// One place to be killed at, and what is true there.
-#[derive(Clone, Copy, Debug)]
-struct Boundary {
-    kind: StepKind,
-    side: Side,
-    /// The records hold the operation.
-    open: bool,
-    /// The commit has happened.
-    committed: bool,
-}
-
-impl Boundary {
-    fn name(&self) -> String {
-        Self::label(self.kind.name(), self.side)
-    }
-
-    /// As the command wants to have it.
-    fn label(step: &str, side: Side) -> String {
-        let side = match side {
-            Side::Before => "before",
-            Side::After => "after",
-        };
-        format!("{step}:{side}")
-    }
-
-    /// Every place of a plan, in order.
-    fn all(steps: &[Step]) -> Vec<Self> {
-        let both = steps.iter().flat_map(|step| [(step, Side::Before), (step, Side::After)]);
-        let place = |(step, side): (&Step, Side)| {
-            let done = |kind| step.kind == kind && side == Side::After;
-            let untaken = step.kind == StepKind::Take && side == Side::Before;
-            Self {
-                kind: step.kind,
-                side,
-                open: !untaken && !done(StepKind::Close),
-                committed: step.past_commit || done(StepKind::Commit),
-            }
-        };
-        both.map(place).collect()
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -257,9 +210,10 @@ impl Scene {
         Store::of(&self.rig.lab, dc).await.record().await
     }
 
-    /// Every step that an operation of this kind has ever begun was killed on both sides, and no
-    /// operation was closed twice, or in another way than the rounds say.
-    async fn assert_complete(&self, kind: OperationKind) {
+    /// Every step that an operation of this kind has ever begun was killed on both sides, but for
+    /// those that another test kills, and no operation was closed twice, or in another way than the
+    /// rounds say.
+    async fn assert_complete(&self, kind: OperationKind, elsewhere: &[Step]) {
         let mut histories: Vec<Vec<ClosedOperation>> = Vec::new();
         for dc in [&self.primary, &self.standby] {
             let store = Store::of(&self.rig.lab, dc).await;
@@ -271,11 +225,13 @@ impl Scene {
         let closed: Vec<_> = all.iter().filter(|entry| entry.kind == kind).collect();
         let count = |o: Outcome| closed.iter().filter(|entry| entry.outcome == o).count();
         assert_eq!((count(Outcome::Done), count(Outcome::Aborted)), (self.done, self.aborted));
-        let begun: BTreeSet<&str> =
-            closed.iter().flat_map(|entry| &entry.steps).map(|line| line.step.as_str()).collect();
+        let elsewhere: BTreeSet<&str> = elsewhere.iter().map(|step| step.kind.name()).collect();
+        let lines = closed.iter().flat_map(|entry| &entry.steps).map(|line| line.step.as_str());
+        let begun: BTreeSet<&str> = lines.filter(|step| !elsewhere.contains(step)).collect();
+        let here = self.killed_at.iter().filter(|(step, _)| !elsewhere.contains(step));
+        let killed_at: BTreeSet<(&str, Side)> = here.copied().collect();
+        let steps: BTreeSet<&str> = killed_at.iter().map(|(step, _)| *step).collect();
         let both = |step: &&'static str| [(*step, Side::Before), (*step, Side::After)];
-        let killed_at: BTreeSet<(&str, Side)> = self.killed_at.iter().copied().collect();
-        let steps: BTreeSet<&'static str> = self.killed_at.iter().map(|(step, _)| *step).collect();
         assert_eq!(steps, begun, "the steps that were killed, and those that there are");
         assert_eq!(killed_at, steps.iter().flat_map(both).collect(), "not on both sides");
     }
@@ -302,24 +258,12 @@ impl Scene {
     }
 }
 
-/// The steps in what `--dry-run` prints: name, and whether there is no way back.
-fn planned(text: &str) -> Vec<(String, bool)> {
-    let lines = text.lines().skip_while(|line| !line.starts_with("Plan "));
-    let numbered = lines.filter_map(|line| {
-        let (number, rest) = line.trim_start().split_once(". ")?;
-        number.parse::<usize>().ok()?;
-        let name = rest.split_whitespace().next()?.to_owned();
-        Some((name, line.ends_with("[only forward]")))
-    });
-    numbered.collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_switchover_killed_anywhere_goes_on_or_back() {
     let (mut scene, writer) = Scene::set("crash-switchover").await;
     let steps = |scene: &Scene| {
         let (from, to) = scene.dcs();
-        switchover::steps(&from, &to)
+        switchover::steps(&from, &to, true)
     };
     let steps_there = steps(&scene);
     // The way back has two places of its own; it has most to do when the primary is fenced.
@@ -343,7 +287,7 @@ async fn a_switchover_killed_anywhere_goes_on_or_back() {
         }
         scene.at_rest(&writer).await;
     }
-    scene.assert_complete(OperationKind::Switchover).await;
+    scene.assert_complete(OperationKind::Switchover, &[]).await;
     let ledger = writer.stop().await;
     assert_nothing_lost(&scene.rig.audit(&ledger).await);
     scene.rig.assert_one_primary(&scene.prober.snapshot());
@@ -446,10 +390,20 @@ async fn a_promotion_killed_anywhere_goes_on_or_back() {
         scene.promotion(Cause::Fenced, at, way).await;
         scene.at_rest(&writer).await;
     }
+    scene.assert_complete(OperationKind::Promotion, &[]).await;
     let ledger = writer.stop().await;
     assert_nothing_lost(&scene.rig.audit(&ledger).await);
-    // From here on nobody confirms that the primary has stopped, and a row that has not arrived
-    // would be lost by right: nothing is written before each loss that has not arrived.
+    scene.rig.assert_one_primary(&scene.prober.snapshot());
+    rows::wait_identical(&scene.rig.access, READY).await;
+}
+
+/// Nobody confirms that the primary has stopped, and a row that has not arrived would be lost by
+/// right: nothing is written before each loss that has not arrived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_after_a_loss_killed_anywhere_goes_on_or_back() {
+    let (mut scene, writer) = Scene::set("crash-promotion-lost").await;
+    scene.rig.rows(&writer, ROWS_AFTER).await;
+    let ledger = writer.stop().await;
     let at = |cause, kind, side, way| {
         let all = Boundary::all(&scene.promotion_steps(cause));
         let at = all.into_iter().find(|b| (b.kind, b.side) == (kind, side)).unwrap();
@@ -475,7 +429,9 @@ async fn a_promotion_killed_anywhere_goes_on_or_back() {
         scene.at_rest(&writer).await;
         assert_nothing_lost(&scene.rig.audit(&writer.stop().await).await);
     }
-    scene.assert_complete(OperationKind::Promotion).await;
+    // What a promotion has of steps whatever its cause is killed in the other test.
+    let common = scene.promotion_steps(Cause::Fenced);
+    scene.assert_complete(OperationKind::Promotion, &common).await;
     scene.assert_fenced_once().await;
     assert_nothing_lost(&scene.rig.audit(&ledger).await);
     scene.rig.assert_one_primary(&scene.prober.snapshot());

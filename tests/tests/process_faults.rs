@@ -8,12 +8,11 @@
 
 use std::time::{Duration, Instant};
 
+use federator_tests::etcd;
 use federator_tests::patience::until;
 use federator_tests::rig::{ROWS, Rig};
 use federator_tests::scene::{Scene, assert_in_turn};
 use lab::Part;
-use lab::http;
-use lab::layout::{ETCD_CLIENT_PORT, Host};
 use rustix::process::Signal;
 
 const TOPOLOGY: &str = "
@@ -117,9 +116,9 @@ async fn no_fault_of_etcd_makes_a_second_primary() {
     let mut scene = Scene::set(Rig::start_with("etcd-faults", TOPOLOGY)).await;
     for signal in [Signal::KILL, Signal::STOP] {
         let former = scene.primary.clone();
-        let leader = etcd_leader(&scene.rig, None).await;
+        let leader = etcd::leader(&scene.rig, None, None).await;
         scene.rig.signal(&leader, Part::Etcd, signal);
-        let next = etcd_leader(&scene.rig, Some(&leader)).await;
+        let next = etcd::leader(&scene.rig, None, Some(&leader)).await;
         scene.rig.say(&format!("etcd is led by {next} now"));
         scene.rig.rows(&scene.writer, 100).await;
         if signal == Signal::STOP {
@@ -128,7 +127,8 @@ async fn no_fault_of_etcd_makes_a_second_primary() {
         scene.recover().await;
         assert_eq!(scene.primary, former, "a new leader of etcd is no reason for a failover");
     }
-    let members: Vec<String> = members(&scene.rig).map(|host| host.name.clone()).collect();
+    let members: Vec<String> =
+        etcd::members(&scene.rig, None).map(|host| host.name.clone()).collect();
     let since = Instant::now();
     for member in &members {
         scene.rig.kill_host(member);
@@ -145,29 +145,4 @@ async fn no_fault_of_etcd_makes_a_second_primary() {
     .await;
     scene.recover().await;
     scene.end().await;
-}
-
-fn members(rig: &Rig) -> impl Iterator<Item = &Host> {
-    rig.lab.layout.hosts.iter().filter(|host| !host.is_node())
-}
-
-/// The host of the etcd member that leads, other than `former`.
-async fn etcd_leader(rig: &Rig, former: Option<&str>) -> String {
-    until("a leader of etcd", ROWS, async || {
-        let mut seen = Vec::new();
-        for host in members(rig).filter(|host| former != Some(host.name.as_str())) {
-            let metrics = tokio::task::block_in_place(|| {
-                http::get(host.at(ETCD_CLIENT_PORT), "/metrics", Duration::from_secs(1))
-            });
-            match metrics {
-                Ok(answer) if answer.body.contains("\netcd_server_is_leader 1") => {
-                    return Ok(host.name.clone());
-                }
-                Ok(_) => seen.push(format!("{} follows", host.name)),
-                Err(error) => seen.push(format!("{}: {error}", host.name)),
-            }
-        }
-        Err(seen.join(", "))
-    })
-    .await
 }

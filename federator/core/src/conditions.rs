@@ -59,6 +59,81 @@ impl<'r> FenceWord<'r> {
     }
 }
 
+/// How far behind the target may be when writes are stopped, in bytes of WAL: one segment. All of
+/// it is shipped and replayed within the write pause.
+pub const PRE_SYNC_LAG_MAX: u64 = 16 * 1024 * 1024;
+
+/// How near the target is to the primary, before writes are stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearness {
+    /// Near enough; by so many bytes it has replayed less.
+    Close(u64),
+    /// It has more to receive and to replay than it may.
+    Behind(u64),
+    /// It receives nothing.
+    NotStreaming,
+    /// It receives another timeline than the primary writes.
+    OtherTimeline(TimelineId),
+}
+
+/// Compares the primary's position and timeline with what the target has replayed and receives. To
+/// be read in this order: then the lag is never taken for smaller than it is.
+#[must_use]
+pub fn nearness(
+    (written, timeline): (Lsn, TimelineId),
+    replayed: Lsn,
+    received: Option<TimelineId>,
+) -> Nearness {
+    match received {
+        None => Nearness::NotStreaming,
+        Some(found) if found != timeline => Nearness::OtherTimeline(found),
+        Some(_) => match written.bytes_since(replayed) {
+            lag if lag <= PRE_SYNC_LAG_MAX => Nearness::Close(lag),
+            lag => Nearness::Behind(lag),
+        },
+    }
+}
+
+/// What a limit of the write pause does to a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseLimit {
+    /// Nothing: it lies before the write pause, or past the commit.
+    None,
+    /// It is broken off when the limit passes.
+    BreaksOff,
+    /// It is not begun any more. Once begun it goes to its end: its one write may have arrived.
+    Forbids,
+}
+
+/// What the limit of the write pause does to a step of a switchover.
+#[must_use]
+pub fn pause_limit(step: StepKind) -> PauseLimit {
+    match step {
+        StepKind::Fence | StepKind::CatchUp => PauseLimit::BreaksOff,
+        StepKind::Commit => PauseLimit::Forbids,
+        StepKind::Record
+        | StepKind::Supersede
+        | StepKind::Take
+        | StepKind::Slots
+        | StepKind::Prepare
+        | StepKind::PreSync
+        | StepKind::Fencer
+        | StepKind::Acquire
+        | StepKind::Promote
+        | StepKind::Sequences
+        | StepKind::Repoint
+        | StepKind::Detach
+        | StepKind::Forget
+        | StepKind::DropSlots
+        | StepKind::Demoted
+        | StepKind::Standby
+        | StepKind::Stream
+        | StepKind::Verify
+        | StepKind::Isolate
+        | StepKind::Close => PauseLimit::None,
+    }
+}
+
 /// How far the target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatchUp {

@@ -178,3 +178,34 @@ fn where_a_failure_leads() {
         assert_eq!(found, expected, "{kind} {step:?} {committed} {released}");
     }
 }
+
+#[test]
+fn how_near_the_target_is() {
+    let end = Lsn(PRE_SYNC_LAG_MAX * 4);
+    let at = |lag: u64, received: Option<u32>| {
+        nearness((end, TimelineId(2)), Lsn(end.0 - lag), received.map(TimelineId))
+    };
+    for (lag, received, expected) in [
+        (0, Some(2), Nearness::Close(0)),
+        (PRE_SYNC_LAG_MAX, Some(2), Nearness::Close(PRE_SYNC_LAG_MAX)),
+        (PRE_SYNC_LAG_MAX + 1, Some(2), Nearness::Behind(PRE_SYNC_LAG_MAX + 1)),
+        (0, None, Nearness::NotStreaming),
+        (0, Some(1), Nearness::OtherTimeline(TimelineId(1))),
+    ] {
+        assert_eq!(at(lag, received), expected, "{lag} {received:?}");
+    }
+    let ahead = nearness((Lsn(5), TimelineId(2)), Lsn(9), Some(TimelineId(2)));
+    assert_eq!(ahead, Nearness::Close(0), "looked at later, it may be further");
+}
+
+#[test]
+fn the_limit_of_the_write_pause_never_breaks_off_a_commit() {
+    let plan = rebuild(&operation(Switchover, "dc1", "dc2"), &inventory());
+    let limits: Vec<PauseLimit> = plan.steps.iter().map(|step| pause_limit(step.kind)).collect();
+    let place = |kind| plan.steps.iter().position(|step| step.kind == kind).unwrap();
+    let (fence, commit) = (place(StepKind::Fence), place(StepKind::Commit));
+    assert!(limits[..fence].iter().all(|limit| *limit == PauseLimit::None));
+    assert!(limits[fence..commit].iter().all(|limit| *limit == PauseLimit::BreaksOff));
+    assert_eq!(limits[commit], PauseLimit::Forbids);
+    assert!(limits[commit + 1..].iter().all(|limit| *limit == PauseLimit::None));
+}

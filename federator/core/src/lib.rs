@@ -32,6 +32,7 @@ pub mod seeding;
 pub mod sequences;
 pub mod topology;
 pub mod ways;
+pub mod window;
 
 #[cfg(test)]
 mod fixture;

@@ -4,7 +4,7 @@
 use crate::change::moves_primary;
 use crate::quote::Quote;
 use node_agent_wire::approval::Approval;
-use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind};
+use node_agent_wire::federation::{Evidence, LossEstimate, Operation, OperationKind, PreSync};
 use node_agent_wire::{DcName, Epoch, MemberName, OperationId, Revision};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub enum StepKind {
     Slots,
     /// Makes sure of the reverse slot, and runs a checkpoint on both sides.
     Prepare,
+    /// Waits until the target is close behind, and lets commits wait for it from then on.
+    PreSync,
     /// Fences the primary datacenter and waits for its acknowledgement.
     Fence,
     /// Runs the fencer of the former primary.
@@ -69,6 +71,7 @@ impl StepKind {
             Self::Take => "take",
             Self::Slots => "slots",
             Self::Prepare => "prepare",
+            Self::PreSync => "pre-sync",
             Self::Fence => "fence",
             Self::Fencer => "fencer",
             Self::CatchUp => "catch-up",
@@ -178,11 +181,15 @@ pub enum PlanDefect {
 }
 
 /// Pairs that are never the other way round, where both occur.
-const ORDER: [(StepKind, StepKind); 14] = [
+const ORDER: [(StepKind, StepKind); 17] = [
     (StepKind::Promote, StepKind::Sequences),
     (StepKind::Detach, StepKind::Forget),
     (StepKind::Forget, StepKind::DropSlots),
     (StepKind::Take, StepKind::Fence),
+    // The slots for the way back, and all else that takes its time, before writers wait longer.
+    (StepKind::Take, StepKind::PreSync),
+    (StepKind::Prepare, StepKind::PreSync),
+    (StepKind::PreSync, StepKind::Fence),
     // The record first: whoever survives the fencer finds the fence.
     (StepKind::Fence, StepKind::Fencer),
     (StepKind::Take, StepKind::Fencer),
@@ -239,6 +246,12 @@ impl Plan {
         }
     }
 
+    /// Whether it has such a step.
+    #[must_use]
+    pub fn has(&self, kind: StepKind) -> bool {
+        self.steps.iter().any(|step| step.kind == kind)
+    }
+
     /// The operation as it goes into the records.
     #[must_use]
     pub fn operation(&self) -> Operation {
@@ -249,6 +262,7 @@ impl Plan {
             expected_loss: self.expected_loss.clone(),
             approvals: self.approvals.clone(),
             waived_vaults: self.waived_vaults.clone(),
+            pre_sync: self.has(StepKind::PreSync).then(PreSync::default),
             ..Operation::new(
                 self.id.clone(),
                 self.kind,

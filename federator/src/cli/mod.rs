@@ -34,6 +34,7 @@ use node_agent_wire::{DcName, MemberName};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use switchover::Wish;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +131,18 @@ enum Command {
         /// The new primary datacenter
         #[arg(long, value_name = "DC")]
         to: String,
+        /// Begin at this time, with its zone: 2030-01-31T23:00:00+01:00
+        #[arg(long, value_name = "TIME", conflicts_with = "window")]
+        at: Option<String>,
+        /// Begin between two times: 2030-01-31T02:00:00+01:00/2030-01-31T04:00:00+01:00
+        #[arg(long, value_name = "BEGIN/END")]
+        window: Option<String>,
+        /// Turn it back when it is not committed so long after writes were stopped
+        #[arg(long, value_name = "DURATION", value_parser = pause)]
+        max_pause: Option<Duration>,
+        /// Do not wait until the new primary is close behind before writes are stopped
+        #[arg(long)]
+        no_pre_sync: bool,
     },
     /// The primary datacenter is lost: make another one primary, on evidence
     Promote {
@@ -210,6 +223,14 @@ fn rate(text: &str) -> Result<u64, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     settings::duration(text)
+}
+
+/// A limit of the write pause.
+fn pause(text: &str) -> Result<Duration, String> {
+    match settings::duration(text)? {
+        Duration::ZERO => Err("a write pause takes its time: give a limit as in 5s".to_owned()),
+        limit => Ok(limit),
+    }
 }
 
 /// Everything that a command gets.
@@ -293,7 +314,10 @@ async fn run(cli: Cli) -> Exit {
         Command::Validate { dc, strict, json } => {
             validate::run(&session, &DcName::new(dc), strict, json).await
         }
-        Command::Switchover { to } => switchover::run(&session, &DcName::new(to)).await,
+        Command::Switchover { to, at, window, max_pause, no_pre_sync } => {
+            let (to, pause_max) = (DcName::new(to), max_pause);
+            switchover::run(&session, &Wish { to, at, window, pause_max, no_pre_sync }).await
+        }
         Command::Promote { dc, attest, max_loss, request } => {
             promote::run(&session, &DcName::new(dc), (attest, max_loss), request).await
         }
@@ -336,7 +360,14 @@ mod tests {
             assert!(cli.common.yes && cli.file.ends_with("a.yml"));
             assert_eq!(cli.common.timeout, Some(Duration::from_secs(5)));
         }
-        for bad in ["federator", "federator switchover", "federator fence dc1 --timeout x"] {
+        for bad in [
+            "federator",
+            "federator switchover",
+            "federator switchover --to dc2 --max-pause 0s",
+            "federator switchover --to dc2 --max-pause soon",
+            "federator switchover --to dc2 --at 2030-01-01T00:00Z --window a/b",
+            "federator fence dc1 --timeout x",
+        ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,7 @@ use federator_core::loss;
 use federator_core::plan::Plan;
 use federator_core::planner::{Answer, Outcome, Request};
 use node_agent_wire::federation::{Operation, OperationKind, Phase};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The request of a command.
 pub(crate) fn request(session: &Session) -> Request {
@@ -36,43 +36,56 @@ pub(crate) async fn carry_out(session: &Session, inventory: Inventory, answer: A
 
 /// The same, where the checklist has been shown.
 pub(crate) async fn proceed(session: &Session, inventory: Inventory, outcome: Outcome) -> Exit {
-    let plan = match outcome {
-        Outcome::Plan(plan) => plan,
-        Outcome::NothingToDo(why) => {
-            println!("Nothing to do: {why}.");
-            return Exit::Done;
-        }
-        Outcome::Refused(refusals) => {
-            eprint!("{}", render::refusals(&refusals));
-            eprintln!("Nothing was changed.");
-            let silence = refusals.iter().all(Refusal::is_silence);
-            return if silence { Exit::Failed } else { Exit::Refused };
-        }
-    };
-    if let Err(defect) = plan.check() {
-        eprintln!("error: the plan is defective and was not begun: {defect}");
-        return Exit::Failed;
-    }
-    print!("{}", render::plan(&plan));
-    if session.common.dry_run {
-        println!("Dry run: nothing was changed.");
-        return Exit::Done;
-    }
-    let possible = plan.expected_loss.as_ref().is_some_and(loss::possible);
-    let needed = if possible { Needed::Name } else { Needed::Yes };
-    match consent::ask(session, needed) {
-        Ok(()) => execute(session, inventory, plan, Phase::Running, None).await,
+    match agree(session, outcome, &[]) {
+        Ok(plan) => execute(session, inventory, plan, Phase::Running, None, None).await,
         Err(exit) => exit,
     }
 }
 
-/// Runs a plan, from its beginning or resumed.
+/// Shows the plan, with `more` lines about it, and gets consent; or says why there is none, with
+/// the exit code to end with.
+pub(crate) fn agree(session: &Session, outcome: Outcome, more: &[String]) -> Result<Plan, Exit> {
+    let plan = match outcome {
+        Outcome::Plan(plan) => plan,
+        Outcome::NothingToDo(why) => {
+            println!("Nothing to do: {why}.");
+            return Err(Exit::Done);
+        }
+        Outcome::Refused(refusals) => return Err(refused(&refusals)),
+    };
+    if let Err(defect) = plan.check() {
+        eprintln!("error: the plan is defective and was not begun: {defect}");
+        return Err(Exit::Failed);
+    }
+    print!("{}", render::plan(&plan));
+    for line in more {
+        println!("{line}");
+    }
+    if session.common.dry_run {
+        println!("Dry run: nothing was changed.");
+        return Err(Exit::Done);
+    }
+    let possible = plan.expected_loss.as_ref().is_some_and(loss::possible);
+    let needed = if possible { Needed::Name } else { Needed::Yes };
+    consent::ask(session, needed).map(|()| plan)
+}
+
+/// Says what stands in the way, before anything was changed.
+pub(crate) fn refused(refusals: &[Refusal]) -> Exit {
+    eprint!("{}", render::refusals(refusals));
+    eprintln!("Nothing was changed.");
+    let silence = refusals.iter().all(Refusal::is_silence);
+    if silence { Exit::Failed } else { Exit::Refused }
+}
+
+/// Runs a plan, from its beginning or resumed. `pause_max`: the longest write pause.
 pub(crate) async fn execute(
     session: &Session,
     inventory: Inventory,
     plan: Plan,
     phase: Phase,
     resumed: Option<&Operation>,
+    pause_max: Option<Duration>,
 ) -> Exit {
     // Before anything is changed: a key that can't be read must not be found at the commit.
     let signing = match signing_key(session, &plan, phase) {
@@ -95,6 +108,7 @@ pub(crate) async fn execute(
     let journal = resumed.iter().flat_map(|operation| &operation.journal);
     context.journal = journal.filter(|line| !line.parts.is_empty()).cloned().collect();
     context.max_rate = session.common.max_rate;
+    context.pause_max = pause_max;
     let ending = Box::pin(execute::run(&mut context, phase)).await;
     let took = started.elapsed().as_millis();
     match ending {

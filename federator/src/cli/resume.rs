@@ -64,7 +64,7 @@ pub(super) async fn resume(session: &Session) -> Exit {
     {
         return exit;
     }
-    execute(session, inventory, plan, phase, Some(&open.operation)).await
+    execute(session, inventory, plan, phase, Some(&open.operation), None).await
 }
 
 pub(super) async fn abort(session: &Session) -> Exit {

@@ -77,6 +77,15 @@ pub enum StepError {
         /// The primary's.
         expected: TimelineId,
     },
+    /// The limit of the write pause has passed, and nothing is committed.
+    #[error(
+        "writes have been stopped for {}, the limit of --max-pause, and nothing is committed",
+        humantime::format_duration(*limit)
+    )]
+    PauseTooLong {
+        /// The limit.
+        limit: Duration,
+    },
     /// Something that the plan relies on is missing.
     #[error("{0}")]
     Missing(String),
@@ -173,6 +182,10 @@ pub struct Context<'f> {
     pub pause: (Option<Instant>, Option<Instant>),
     /// Base backups that were watched from their beginning to their end.
     pub copies: RefCell<Vec<MeasuredCopy>>,
+    /// The longest write pause; past it a switchover that is not committed is turned back.
+    pub pause_max: Option<Duration>,
+    /// When that is over.
+    pub pause_ends: Option<Instant>,
     /// Datacenters that did not answer when they should follow.
     pub left_behind: BTreeSet<DcName>,
 }
@@ -205,6 +218,8 @@ impl<'f> Context<'f> {
             timeline: None,
             pause: (None, None),
             copies: RefCell::default(),
+            pause_max: None,
+            pause_ends: None,
             left_behind: BTreeSet::new(),
         }
     }
@@ -279,6 +294,7 @@ impl<'f> Context<'f> {
             | StepKind::Supersede
             | StepKind::Slots
             | StepKind::Prepare
+            | StepKind::PreSync
             | StepKind::Fence
             | StepKind::Fencer
             | StepKind::CatchUp

@@ -15,6 +15,7 @@ mod fence;
 mod fencer;
 mod grants;
 mod link;
+mod pre_sync;
 mod promote;
 mod record;
 mod remove;
@@ -33,13 +34,13 @@ pub use fence::{await_acknowledgement, trigger};
 pub use resolve::resolve;
 
 use crate::crash::{self, Boundary};
+use crate::interrupts::Interrupts;
 use federator_core::change::ChangeError;
-use federator_core::conditions::{self, AfterFailure};
+use federator_core::conditions::{self, AfterFailure, PauseLimit};
 use federator_core::plan::StepKind;
 use node_agent_wire::DcName;
 use node_agent_wire::federation::Phase;
 use std::time::Instant;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How an operation ended.
 #[derive(Debug)]
@@ -107,29 +108,6 @@ pub async fn run(context: &mut Context<'_>, phase: Phase) -> Ending {
     }
 }
 
-/// Ctrl-C and SIGTERM, listened for from the first step on: one that comes between two steps is
-/// found by the next.
-struct Interrupts {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Interrupts {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-}
-
 /// One step between its journal lines; an interrupt counts as a failure, so that Ctrl-C inside the
 /// write pause gives the primary its right back.
 async fn one(
@@ -139,13 +117,35 @@ async fn one(
 ) -> Result<String, StepError> {
     context.begin(kind).await?;
     crash::point(kind.name(), Boundary::Before);
+    if kind == StepKind::Fence {
+        context.pause_ends = context.pause_max.map(|limit| Instant::now() + limit);
+    }
+    let ends = context.pause_ends.filter(|_| match conditions::pause_limit(kind) {
+        PauseLimit::BreaksOff | PauseLimit::Forbids => true,
+        PauseLimit::None => false,
+    });
+    let limit = context.pause_max.unwrap_or_default();
+    let passed = || StepError::PauseTooLong { limit };
+    if ends.is_some_and(|ends| Instant::now() >= ends) {
+        return Err(passed());
+    }
+    let breaks = ends.filter(|_| conditions::pause_limit(kind) == PauseLimit::BreaksOff);
     let note = tokio::select! {
         result = act(context, kind) => result?,
         () = interrupts.next() => return Err(StepError::Interrupted),
+        () = until(breaks) => return Err(passed()),
     };
     crash::point(kind.name(), Boundary::After);
     context.done(kind, &note).await?;
     Ok(note)
+}
+
+/// Waits for the moment; without one, for ever.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepError> {
@@ -155,6 +155,7 @@ async fn act(context: &mut Context<'_>, kind: StepKind) -> Result<String, StepEr
         StepKind::Take => take::run(context).await,
         StepKind::Slots => slots::run(context).await,
         StepKind::Prepare => slots::prepare(context).await,
+        StepKind::PreSync => pre_sync::run(context).await,
         StepKind::Fence => fence::run(context).await,
         StepKind::Fencer => fencer::run(context).await,
         StepKind::CatchUp => catch_up::run(context).await,

@@ -1,6 +1,7 @@
 //! There is no leader: may this node take the key?
 
 use crate::decision::{Act, Decision, Tend};
+use crate::handover;
 use crate::lost;
 use crate::observed::{Cluster, Observed, PeerAnswer, Poll};
 use crate::pause::left_running;
@@ -227,6 +228,9 @@ fn stand_back(observed: &Observed, cluster: &Cluster) -> Option<Decision> {
             "fenced for a switchover, and only {last} knows where its WAL ended: start it, or: \
              federator abort"
         )));
+    }
+    if let Some(why) = handover::lacks(observed, cluster) {
+        return Some(not_eligible(why));
     }
     let sync = &cluster.sync.value;
     if sync.active() && !sync.covers(me) {

@@ -3,6 +3,7 @@
 use crate::decision::{Act, Decision, SOON, Tend, Wake};
 use crate::demotion::DemotionMode;
 use crate::follower::follow;
+use crate::guest::guest;
 use crate::observed::{Cluster, Observed, Request};
 use crate::pause;
 use crate::postgres::{ControlData, ControlState, Postgres, Running, Upstream};
@@ -165,6 +166,7 @@ fn promote(observed: &Observed, cluster: &Cluster, running: &Running) -> Decisio
             soon(Rule::PrepareSync, "synchronous_standby_names of an earlier life".into())
                 .tend(Tend::SetSyncNames(names))
         }
+        Err(NotYet::Lacks(why)) => soon(Rule::GiveUp, why).act(Act::Release),
         Err(NotYet::Blocked(blocked)) => soon(Rule::ReadOnly, blocked.to_string()),
         Err(NotYet::NoLease) => soon(Rule::AwaitStart, "the lease is not held".into()),
         Err(NotYet::NotAStandby) => soon(Rule::AwaitStart, "PostgreSQL is not ready".into()),
@@ -210,6 +212,10 @@ fn hold(observed: &Observed, cluster: &Cluster, running: &Running) -> Decision {
                 decision.wake.after = decision.wake.after.min(SOON);
             }
         }
+    }
+    if guest(observed, cluster, running).is_some() {
+        // The end of its time must not be slept through.
+        decision.wake.after = decision.wake.after.min(SOON);
     }
     decision.tend.extend(slots::changes(observed, cluster, running).into_iter().map(Tend::Slot));
     decision

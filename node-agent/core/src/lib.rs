@@ -19,6 +19,8 @@ pub mod failsafe;
 pub mod follower;
 pub mod grant;
 pub mod grants;
+pub mod guest;
+mod handover;
 pub mod leader;
 pub mod lease;
 mod lost;

@@ -306,6 +306,8 @@ pub struct Observed {
     /// A write of `/sync` by this agent may still arrive: its outcome is not known, or the agent
     /// was started since and may have sent one before.
     pub sync_unsure: bool,
+    /// When the record's present request to wait for a guest was first seen ([`crate::guest`]).
+    pub guest_asked_at: Option<Boot>,
     /// Standbys that sessions wait for in vain, and whose agents do not answer either.
     pub sync_lost: BTreeSet<MemberName>,
     /// What somebody asked for.

@@ -5,10 +5,11 @@
 //! is nothing to rewind afterwards. In failsafe mode the lease keeper moves the deadline on as
 //! long as the members agree.
 
-use crate::decision::{Act, Decision};
+use crate::decision::{Act, Decision, Tend};
 use crate::demotion::DemotionMode;
 use crate::failsafe::{Round, stop_ahead};
 use crate::grants;
+use crate::guest::left_behind;
 use crate::observed::Observed;
 use crate::read_only::stop_writing;
 use crate::right::{WriteBlocked, check_peers};
@@ -18,6 +19,14 @@ use std::time::Duration;
 
 /// Decides without a view of the cluster.
 pub(crate) fn decide(observed: &Observed) -> Decision {
+    let decision = without_view(observed);
+    match left_behind(observed).filter(|_| decision.act.is_none() && observed.job.is_none()) {
+        Some(names) => decision.tend(Tend::SetSyncNames(names)),
+        None => decision,
+    }
+}
+
+fn without_view(observed: &Observed) -> Decision {
     let loop_wait = observed.config.timing.loop_wait;
     let writes = observed.postgres.may_write() && observed.job.is_none();
     if writes && observed.lease.kept && !observed.holds_lease() {

@@ -1,5 +1,6 @@
 //! May this node be promoted now?
 
+use crate::handover;
 use crate::observed::Observed;
 use crate::postgres::Postgres;
 use crate::right::{RightToWrite, WriteBlocked};
@@ -33,6 +34,8 @@ pub enum NotYet {
     Blocked(WriteBlocked),
     /// PostgreSQL is not a running standby.
     NotAStandby,
+    /// It has less than its datacenter was handed by a switchover.
+    Lacks(String),
     /// `/sync` must be written first.
     WriteSync {
         /// The value.
@@ -61,6 +64,9 @@ pub fn eligible(observed: &Observed) -> Result<Eligible, NotYet> {
     if !running.in_recovery {
         return Err(NotYet::NotAStandby);
     }
+    if let Some(why) = handover::lacks(observed, cluster) {
+        return Err(NotYet::Lacks(why));
+    }
     let mode = cluster.config.effective_sync_mode();
     if (mode != SynchronousMode::Off || cluster.sync.value.active())
         && let Some(sync) = sync::takeover(&observed.me.name, &cluster.sync.value)
@@ -74,7 +80,8 @@ pub fn eligible(observed: &Observed) -> Result<Eligible, NotYet> {
         SynchronousMode::On | SynchronousMode::Off => Form::Plain,
     };
     let names = Waits::default().render(form, strict);
-    if mode != SynchronousMode::Off && running.sync_names != names {
+    let ours = mode != SynchronousMode::Off || observed.sync_names_ours;
+    if ours && running.sync_names != names {
         return Err(NotYet::SetNames(names));
     }
     Ok(Eligible { right })

@@ -27,5 +27,5 @@ pub fn goal(
     let staying: BTreeSet<MemberName> = known.intersection(&present).cloned().collect();
     let someone_left = staying.len() < known.len();
     let set = if someone_left && !staying.is_empty() { staying } else { present };
-    Goal { waits: Waits { num: count.min(set.len()), set }, form: Form::Quorum }
+    Goal { waits: Waits { num: count.min(set.len()), set }, form: Form::Quorum, guest: None }
 }

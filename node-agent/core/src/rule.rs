@@ -117,7 +117,7 @@ rules! {
         "The leader is primary, as it should be.",
         "Slots, /status, /sync and settings are kept up to date.";
     GiveUp = 126, "give-up",
-        "The leader can't start PostgreSQL, or not in time.",
+        "The leader can't start PostgreSQL, or not in time, or lacks what a switchover promised.",
         "The leader key is released so that another node can take over.";
     AwaitStart = 127, "await-start",
         "PostgreSQL is starting or stopping, or does not answer.",

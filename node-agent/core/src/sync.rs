@@ -39,13 +39,29 @@ pub struct Goal {
     pub waits: Waits,
     /// How it is written.
     pub form: Form,
+    /// A standby beside the set that commits wait for as well, and that `/sync` never names.
+    pub guest: Option<MemberName>,
 }
 
 impl Goal {
     /// Plain mode: each of them.
     #[must_use]
     pub fn plain(set: BTreeSet<MemberName>) -> Self {
-        Self { waits: Waits { num: set.len(), set }, form: Form::Plain }
+        Self { waits: Waits { num: set.len(), set }, form: Form::Plain, guest: None }
+    }
+
+    /// What PostgreSQL is to wait for now. Beside a guest, every one of the set: of fewer it could
+    /// not be said that the guest is among those that were waited for. Where any standby would do,
+    /// in strict mode, it stays at that.
+    fn names(&self, strict: bool) -> Waits {
+        match &self.guest {
+            Some(guest) if !(strict && self.waits.set.is_empty()) => {
+                let mut set = self.waits.set.clone();
+                set.insert(guest.clone());
+                Waits { num: set.len(), set }
+            }
+            Some(_) | None => self.waits.clone(),
+        }
     }
 
     /// The votes that this allows `/sync` to ask for: any so many and a candidate meet each commit.
@@ -86,9 +102,10 @@ pub fn step(input: &SyncInput<'_>) -> SyncStep {
     if *input.sync != wanted && is_weaker(input.sync, &wanted) {
         return SyncStep::Write(wanted);
     }
-    let names = goal.waits.render(goal.form, input.strict);
+    let waits = goal.names(input.strict);
+    let names = waits.render(goal.form, input.strict);
     if input.names != names {
-        if holds(input.sync, &goal.waits) {
+        if holds(input.sync, &waits) {
             return SyncStep::Names(names);
         }
         return SyncStep::Write(between(input, goal));

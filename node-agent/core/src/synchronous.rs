@@ -2,11 +2,12 @@
 //! wanted, and the next step towards it.
 
 use crate::decision::Tend;
+use crate::guest::guest;
 use crate::observed::{Cluster, Observed};
 use crate::postgres::{Running, Walsender};
 use crate::quorum;
 use crate::sync::{self, Goal, SyncInput, SyncStep};
-use crate::waits::Waits;
+use crate::waits::{Form, Waits};
 use node_agent_wire::dynamic::SynchronousMode;
 use node_agent_wire::member::Member;
 use node_agent_wire::status::SyncState;
@@ -26,8 +27,7 @@ pub(crate) fn sync_step(observed: &Observed, cluster: &Cluster, running: &Runnin
         if state.value.active() {
             return Some(Tend::DeleteSync(state.revision));
         }
-        return (observed.sync_names_ours && !running.sync_names.is_empty())
-            .then(|| Tend::SetSyncNames(String::new()));
+        return without_mode(observed, guest(observed, cluster, running), running);
     }
     match next(observed, cluster, running) {
         SyncStep::Write(sync) => Some(Tend::WriteSync { sync, over: state.revision }),
@@ -38,6 +38,17 @@ pub(crate) fn sync_step(observed: &Observed, cluster: &Cluster, running: &Runnin
         }
         SyncStep::Settled | SyncStep::Confirming => None,
     }
+}
+
+/// Without synchronous mode PostgreSQL waits for nobody but a guest; and for whom the user says.
+fn without_mode(observed: &Observed, guest: Option<MemberName>, running: &Running) -> Option<Tend> {
+    let ours = observed.sync_names_ours && !running.sync_names.is_empty();
+    let names = match guest {
+        Some(guest) => Goal::plain([guest].into()).waits.render(Form::Plain, false),
+        None if ours => String::new(),
+        None => return None,
+    };
+    (names != running.sync_names).then_some(Tend::SetSyncNames(names))
 }
 
 /// A write of `/sync` that may still arrive would promise what PostgreSQL has ceased to wait for.
@@ -72,11 +83,16 @@ pub(crate) fn waits_in_vain(
     let lost = observed.sync_lost.iter().find(|name| {
         cluster.sync.value.sync_standby.contains(*name) || waited_for.contains(*name)
     })?;
-    Some(format!("sessions wait in vain for {lost}, and its agent does not answer"))
+    Some(if cluster.members.contains_key(lost) {
+        format!("sessions wait in vain for {lost}, and its agent does not answer")
+    } else {
+        format!("sessions wait in vain for {lost}")
+    })
 }
 
 fn next(observed: &Observed, cluster: &Cluster, running: &Running) -> SyncStep {
-    let goal = goal(observed, cluster, running);
+    let guest = guest(observed, cluster, running);
+    let goal = Goal { guest, ..goal(observed, cluster, running) };
     sync::step(&SyncInput {
         me: &observed.me.name,
         goal: &goal,

@@ -49,6 +49,7 @@ fn promotion(evidence: Evidence, phase: Phase) -> Operation {
         expected_loss: None,
         journal: Vec::new(),
         waived_vaults: std::collections::BTreeSet::new(),
+        pre_sync: None,
     }
 }
 

@@ -13,9 +13,12 @@
 
 #[path = "sync_history/event.rs"]
 mod event;
+#[path = "sync_history/guest.rs"]
+mod guest;
 mod support;
 
 use event::{Event, Mode, event};
+use guest::{GUEST, record_of};
 use node_agent_core::decide;
 use node_agent_core::decision::{Act, Tend};
 use node_agent_core::observed::{Keyed, Lease, Observed, PeerAnswer, Poll, Standing};
@@ -69,6 +72,12 @@ struct World {
     commits: u32,
     takeovers: u32,
     config: Dynamic,
+    /// How much WAL the standby of another datacenter has; `None` while it is not connected.
+    guest: Option<usize>,
+    /// A switchover asks that commits wait for it.
+    asked: bool,
+    /// Commits that had to wait for it.
+    hosted: u32,
 }
 
 fn config(mode: Mode, strict: bool, count: u32) -> Dynamic {
@@ -110,6 +119,9 @@ impl World {
             commits: 0,
             takeovers: 0,
             config: config(Mode::Quorum, false, 1),
+            guest: None,
+            asked: false,
+            hosted: 0,
         }
     }
 
@@ -148,11 +160,18 @@ impl World {
             }
             Event::TakeOver(node, reach) if node != self.leader => self.take_over(node, reach),
             Event::Crash => {
+                self.guest = None;
                 for node in &mut self.nodes {
                     node.connected = false;
                 }
             }
             Event::Configure { mode, strict, count } => self.config = config(mode, strict, count),
+            Event::Ask(asked) => self.asked = asked,
+            Event::Guest(connected) => self.guest = (connected && self.primary).then_some(0),
+            Event::ReplicateGuest(count) => {
+                let end = self.nodes[self.leader].wal.len();
+                self.guest = self.guest.map(|have| (have + count).min(end));
+            }
             Event::Commit
             | Event::Replicate(..)
             | Event::Connect(_)
@@ -221,7 +240,7 @@ impl World {
         for other in &mut self.nodes {
             other.connected = false;
         }
-        (self.leader, self.primary) = (node, false);
+        (self.leader, self.primary, self.guest) = (node, false, None);
         self.takeovers += 1;
     }
 
@@ -282,11 +301,13 @@ impl World {
         observed.config = self.config.clone();
         observed.sync_names_set_at = self.nodes[me].names_set_at;
         observed.sync_names_ours = true;
+        observed.guest_asked_at = self.asked.then_some(observed.now);
         let cluster = dcs(&mut observed);
         cluster.leader = Some(NODES[me].into());
         cluster.config = self.config.clone();
         cluster.sync = Keyed { value: self.sync.clone(), revision: Revision(self.revision) };
         cluster.members = NODES.map(member).map(|m| (m.name.clone(), m)).into();
+        cluster.record = record_of(self.asked);
         let (timeline, began) = (TimelineId(self.nodes[me].timeline), self.nodes[me].began);
         let ended_at = position(began);
         let ancestors =
@@ -301,6 +322,11 @@ impl World {
             let flush_lsn = Some(end(&self.nodes[n]));
             node_agent_core::postgres::Walsender { sync_state, flush_lsn, ..sender(NODES[n]) }
         });
+        let guest = self.guest.filter(|_| self.primary).map(|have| {
+            let flush_lsn = Some(position(have));
+            node_agent_core::postgres::Walsender { flush_lsn, ..sender(GUEST) }
+        });
+        let senders = senders.chain(guest);
         observed.postgres = Postgres::Running(Box::new(Running {
             in_recovery: !self.primary || me != self.leader,
             timeline,
@@ -341,14 +367,18 @@ impl World {
         let node = &self.nodes[self.leader];
         let waits = Waits::read(&node.names);
         let anybody = node.names.contains('*');
+        let guests = anybody || waits.set.contains(&MemberName::from(GUEST));
+        let guest = self.guest.filter(|_| guests).unwrap_or(0);
         for (at, commit) in node.wal.iter().enumerate().skip(node.began) {
             let have = (0..NODES.len())
                 .filter(|n| *n != self.leader && self.nodes[*n].connected)
                 .filter(|n| anybody || waits.set.contains(&MemberName::from(NODES[*n])))
                 .filter(|n| self.nodes[*n].wal.len() > at)
-                .count();
+                .count()
+                + usize::from(guest > at);
             if have >= waits.num.max(usize::from(anybody)) && !self.own.contains(commit) {
-                self.acknowledged.insert(*commit);
+                let new = self.acknowledged.insert(*commit);
+                self.hosted += u32::from(new && guests && !anybody);
             }
         }
     }
@@ -451,7 +481,7 @@ fn a_quiet_history_of_a_quorum_elects_who_has_the_commit() {
 fn the_histories_reach_what_they_are_about() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let histories = prop::collection::vec(event(), 250);
-    let (mut takeovers, mut by_quorum, mut acknowledged) = (0, 0, 0);
+    let (mut takeovers, mut by_quorum, mut acknowledged, mut hosted) = (0, 0, 0, 0);
     for _ in 0..60 {
         let mut world = World::new();
         for event in histories.new_tree(&mut runner).unwrap().current() {
@@ -461,7 +491,9 @@ fn the_histories_reach_what_they_are_about() {
         }
         takeovers += world.takeovers;
         acknowledged += world.acknowledged.len();
+        hosted += world.hosted;
     }
     assert!(takeovers >= 30 && acknowledged >= 600, "{takeovers} takeovers, {acknowledged}");
     assert!(by_quorum >= 5, "{by_quorum} takeovers by quorum");
+    assert!(hosted >= 20, "{hosted} commits waited for a standby of another datacenter");
 }

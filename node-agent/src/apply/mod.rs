@@ -73,9 +73,12 @@ impl Hands {
     pub async fn apply(&mut self, memory: &mut Memory, observed: &Observed, decision: Decision) {
         let Some(cluster) = observed.cluster.known() else {
             for tend in decision.tend {
-                // Failsafe mode. Everything else is a matter of the DCS.
+                // Failsafe mode, and a guest that nobody would take back. Everything else is a
+                // matter of the DCS.
                 if let Tend::Slot(change) = tend {
                     self.slots.note(change);
+                } else if let Tend::SetSyncNames(names) = tend {
+                    self.set_names(memory, observed, &names).await;
                 }
             }
             self.begin_slot_changes();

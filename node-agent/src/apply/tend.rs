@@ -70,10 +70,7 @@ impl Hands {
                 let known = self.write_at(observed, Leaf::Sync, over, None, "/sync").await;
                 memory.sync_unsure = !known;
             }
-            Tend::SetSyncNames(names) => {
-                let off = observed.config.effective_sync_mode() == SynchronousMode::Off;
-                self.set_sync_names(memory, (!off).then_some(names.as_str())).await;
-            }
+            Tend::SetSyncNames(names) => self.set_names(memory, observed, &names).await,
             Tend::ClearFailover { over, why } => {
                 tracing::info!(why, "the switchover request is cleared");
                 self.write_at(observed, Leaf::Failover, over, Some("{}".into()), "/failover").await;
@@ -120,6 +117,13 @@ impl Hands {
         let votes = crate::failsafe::ask_votes(&self.messenger, &request, of, &urls).await;
         self.tools.failsafe.voted(votes);
         self.wake.notify_one();
+    }
+
+    /// Without synchronous mode nobody is the user's own value.
+    pub(super) async fn set_names(&self, memory: &mut Memory, observed: &Observed, names: &str) {
+        let off = observed.config.effective_sync_mode() == SynchronousMode::Off;
+        let users = off && names.is_empty();
+        self.set_sync_names(memory, (!users).then_some(names)).await;
     }
 
     /// Sets the names; and later, when they are sure to be in force everywhere, notes the end of

@@ -180,6 +180,7 @@ fn view(name: &str, running: Running, rule: Rule, why: &str) -> View {
             stand_back_until: None,
             sync_names_ours: false,
             sync_names_set_at: None,
+            guest_asked_at: None,
             sync_unsure: false,
             sync_lost: std::collections::BTreeSet::new(),
             request: None,

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[path = "words.rs"]
 mod words;
 
-pub use words::{Confirmation, JournalEntry, Resolution};
+pub use words::{Confirmation, JournalEntry, PreSync, Resolution};
 
 /// The version of the record's format that this code writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -168,6 +168,9 @@ pub struct Operation {
     /// Members whose divergent WAL an operator gives up without a vault.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub waived_vaults: BTreeSet<MemberName>,
+    /// Before a switchover stops writes, its target is to be close behind; absent: it does without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pre_sync: Option<PreSync>,
 }
 
 impl Operation {
@@ -196,6 +199,7 @@ impl Operation {
             document: None,
             journal: Vec::new(),
             waived_vaults: BTreeSet::new(),
+            pre_sync: None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Small parts of a federation record: what operators have said, and the lines of a journal.
 
-use crate::ids::{DcName, Epoch};
+use crate::ids::{DcName, Epoch, MemberName};
 use serde::{Deserialize, Serialize};
 
 /// An operator's word after a cold start.
@@ -44,4 +44,19 @@ pub struct JournalEntry {
     /// The parts that are done, of a step that goes part by part.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<String>,
+}
+
+/// What a switchover asks of the primary datacenter before it stops writes there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreSync {
+    /// The target's standby, by its `application_name`, that commits are to wait for as well;
+    /// `None`: none now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standby: Option<MemberName>,
+    /// Grows with each request: an agent counts the time of each from when it first sees it.
+    #[serde(default)]
+    pub request: u32,
+    /// How long commits may wait for it, in milliseconds.
+    #[serde(default)]
+    pub limit_ms: u32,
 }

@@ -10,6 +10,7 @@ mod by_hand;
 mod commit;
 mod isolate;
 mod members;
+mod pre_sync;
 mod resolve;
 
 pub use back::{AbortBegun, begin_abort, turn_back};
@@ -17,6 +18,7 @@ pub use by_hand::{confirm, operator_fence, operator_lift, waive_vaults};
 pub use commit::{add_evidence, commit, may_lead, seal, still_acknowledged};
 pub use isolate::{Round, isolate};
 pub use members::{expel, expelled, forget, forgotten, refresh};
+pub use pre_sync::pre_sync;
 pub use resolve::{decide, follow_kept, give_way, keep};
 
 use crate::evidence::EvidenceError;

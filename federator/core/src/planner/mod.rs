@@ -221,7 +221,9 @@ pub fn rebuild(operation: &Operation, inventory: &Inventory) -> Plan {
             setup::with_grants(setup::steps(&primary, &followers), &primary)
         }
         OperationKind::Setup => setup::steps(&primary, &followers),
-        OperationKind::Switchover => switchover::steps(&former, &operation.to),
+        OperationKind::Switchover => {
+            switchover::steps(&former, &operation.to, operation.pre_sync.is_some())
+        }
         OperationKind::Promotion => {
             let record = inventory.view(&operation.to).and_then(|view| view.record());
             let policies = record.map(|record| record.policies.clone()).unwrap_or_default();

@@ -8,7 +8,7 @@ use crate::fixture::{
 use crate::inventory::SqlFacts;
 use crate::loss::MaxLoss;
 use crate::planner::promotion::Intent;
-use node_agent_wire::federation::{Evidence, Fence, LossEstimate};
+use node_agent_wire::federation::{Evidence, Fence, LossEstimate, PreSync};
 use node_agent_wire::{Epoch, Lsn, TimelineId};
 use serde_json::json;
 
@@ -58,10 +58,14 @@ fn a_healthy_federation_switches_over() {
     let inventory = inventory();
     let plan = planned(switchover::plan(&inventory, &"dc2".into(), &request()));
     let names: Vec<&str> = plan.steps.iter().map(|s| s.kind.name()).collect();
-    assert_eq!(
-        names,
-        ["take", "prepare", "fence", "catch-up", "commit", "promote", "repoint", "verify", "close"]
-    );
+    let before = ["take", "prepare", "pre-sync", "fence", "catch-up", "commit"];
+    let after = ["promote", "repoint", "verify", "close"];
+    assert_eq!(names, [&before[..], &after].concat());
+    assert_eq!(plan.operation().pre_sync, Some(PreSync::default()));
+    let without = switchover::plan_with(&inventory, &"dc2".into(), &request(), false);
+    let without = planned(without);
+    assert!(!without.has(StepKind::PreSync) && without.steps.len() + 1 == plan.steps.len());
+    assert_eq!(without.operation().pre_sync, None);
     assert_eq!(
         (plan.next_epoch, plan.participants()),
         (Epoch(2), vec!["dc2".into(), "dc1".into()])

@@ -11,9 +11,15 @@ use crate::plan::{Plan, Step, StepKind};
 use node_agent_wire::DcName;
 use node_agent_wire::federation::OperationKind;
 
-/// Plans the switchover to `to`.
+/// Plans the switchover to `to`, with the step [`StepKind::PreSync`].
 #[must_use]
 pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
+    plan_with(inventory, to, request, true)
+}
+
+/// Plans the switchover to `to`. `pre_sync`: before the fence, wait until `to` is close behind.
+#[must_use]
+pub fn plan_with(inventory: &Inventory, to: &DcName, request: &Request, pre_sync: bool) -> Answer {
     let mut list = Checklist::default();
     if !inventory.sites.contains_key(to) {
         list.refuse("datacenter", unknown_dc(inventory, to));
@@ -69,7 +75,7 @@ pub fn plan(inventory: &Inventory, to: &DcName, request: &Request) -> Answer {
             expected_loss: None,
             waived_vaults: std::collections::BTreeSet::new(),
             quote: None,
-            steps: steps(&from, to),
+            steps: steps(&from, to, pre_sync),
         })
     })
 }
@@ -190,101 +196,125 @@ fn returned(list: &mut Checklist, (to, standby): (&DcName, &DcView), request: &R
 
 /// The steps of a planned switchover.
 #[must_use]
-pub fn steps(from: &DcName, to: &DcName) -> Vec<Step> {
-    let words = |a: String, b: String, c: String, d: String| [a, b, c, d];
-    let list: [(StepKind, [String; 4], bool); 9] = [
+pub fn steps(from: &DcName, to: &DcName, pre_sync: bool) -> Vec<Step> {
+    let mut list = before_the_fence(from, to);
+    list.retain(|step| pre_sync || step.kind != StepKind::PreSync);
+    list.extend(from_the_fence(from, to));
+    list
+}
+
+fn written(list: &[(StepKind, [String; 4], bool)]) -> Vec<Step> {
+    list.iter()
+        .map(|(kind, w, past)| step(*kind, w.each_ref().map(String::as_str), *past))
+        .collect()
+}
+
+fn before_the_fence(from: &DcName, to: &DcName) -> Vec<Step> {
+    written(&[
         (
             StepKind::Take,
-            words(
+            [
                 "no other operation in the records".into(),
                 format!("writes the operation into the records of {to} and {from}"),
                 "the operation is removed".into(),
                 "both records hold the operation".into(),
-            ),
+            ],
             false,
         ),
         (
             StepKind::Prepare,
-            words(
+            [
                 "both leaders run".into(),
                 format!("slot for {from} on every node of {to}; checkpoint on both leaders"),
                 String::new(),
                 format!("every node of {to} has the slot"),
-            ),
+            ],
             false,
         ),
         (
+            StepKind::PreSync,
+            [
+                format!("{to} streams"),
+                format!("waits until {to} is close behind {from}, which then waits for it"),
+                format!("{from} waits for {to} no more"),
+                format!("little is left for {to} to receive and to replay"),
+            ],
+            false,
+        ),
+    ])
+}
+
+fn from_the_fence(from: &DcName, to: &DcName) -> Vec<Step> {
+    written(&[
+        (
             StepKind::Fence,
-            words(
+            [
                 format!("{to} streams"),
                 format!("fences {from}: its primary stops, writes end"),
                 format!("the fence is lifted and {from} accepts writes again"),
                 format!("{from} has acknowledged with its last WAL position"),
-            ),
+            ],
             false,
         ),
         (
             StepKind::CatchUp,
-            words(
+            [
                 format!("{from} has acknowledged"),
                 format!("waits until {to} has replayed all WAL of {from}"),
                 String::new(),
                 "replayed beyond the shutdown checkpoint, same timeline".into(),
-            ),
+            ],
             false,
         ),
         (
             StepKind::Commit,
-            words(
+            [
                 "nobody has turned the operation back".into(),
                 format!("the record of {to} names {to} as primary at the next epoch"),
                 String::new(),
                 "no way back".into(),
-            ),
+            ],
             false,
         ),
         (
             StepKind::Promote,
-            words(
+            [
                 "committed".into(),
                 format!("{to} leaves standby mode, its leader is promoted"),
                 String::new(),
                 format!("{to} accepts writes"),
-            ),
+            ],
             true,
         ),
         (
             StepKind::Repoint,
-            words(
+            [
                 "committed".into(),
                 format!("{from} and every other datacenter follow {to}; the fence is lifted"),
                 String::new(),
                 format!("every record that answers names {to}"),
-            ),
+            ],
             true,
         ),
         (
             StepKind::Verify,
-            words(
+            [
                 format!("{to} accepts writes"),
                 "waits for streaming and slots, writes a probe".into(),
                 String::new(),
                 format!("{from} streams from {to}"),
-            ),
+            ],
             true,
         ),
         (
             StepKind::Close,
-            words(
+            [
                 "verified".into(),
                 "removes the operation from the records, adds it to the history".into(),
                 String::new(),
                 "no operation in progress".into(),
-            ),
+            ],
             true,
         ),
-    ];
-    list.iter()
-        .map(|(kind, w, past)| step(*kind, w.each_ref().map(String::as_str), *past))
-        .collect()
+    ])
 }

@@ -6,7 +6,8 @@ use node_agent_core::observed::{Keyed, Observed, PeerAnswer, Poll, RecordView, S
 use node_agent_core::time::Fact;
 use node_agent_wire::dynamic::Dynamic;
 use node_agent_wire::federation::{
-    Claim, Confirmation, FederationRecord, Fence, FenceAck, Isolation, Operation, OperationKind,
+    Claim, Confirmation, Evidence, FederationRecord, Fence, FenceAck, Isolation, Operation,
+    OperationKind, Phase, PreSync,
 };
 use node_agent_wire::grant::GrantPolicy;
 use node_agent_wire::member::Role;
@@ -163,7 +164,8 @@ fn record_view(text: &str) -> Result<RecordView, String> {
     Ok(RecordView::Present(Box::new(Keyed { value, revision: Revision(43) })))
 }
 
-/// `epoch 1 primary dc1 [fence] [acked] [switchover] [rejoin] [lease] [alone]`,
+/// `epoch 1 primary dc1 [fence] [acked] [switchover] [rejoin] [lease] [alone] [guest=NAME]
+/// [handed]`,
 /// and `claimed` or `confirmed` with a time.
 fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
     let mut words = Words::of(text);
@@ -191,6 +193,32 @@ fn record_of(dc: &str, text: &str) -> Result<FederationRecord, String> {
     }
     if words.flag("switchover") {
         record.operation = Some(switchover(epoch));
+    }
+    if let (Some(guest), Some(operation)) =
+        (words.value::<String>("guest")?, record.operation.as_mut())
+    {
+        let standby = Some(guest.as_str().into());
+        operation.pre_sync = Some(PreSync { standby, request: 1, limit_ms: 10_000 });
+    }
+    if words.flag("handed") {
+        let ack = FenceAck {
+            node: "dc2-pg1".into(),
+            checkpoint: Lsn(0x300_0000),
+            timeline: TimelineId(1),
+            system_id: SystemId::new(super::healthy::SYSTEM),
+            at_us: WALL_US,
+        };
+        let places = (Some("dc2".into()), record.dc.clone());
+        let kind = OperationKind::Switchover;
+        let operation = Operation::new("op2".into(), kind, places, record.epoch, ("ann", WALL_US));
+        record.operation = Some(Operation { phase: Phase::Committed, ..operation });
+        record.claim = Some(Claim {
+            operation: "op2".into(),
+            kind,
+            evidence: Some(Evidence::Acknowledged { ack }),
+            further_evidence: Vec::new(),
+            at_us: WALL_US,
+        });
     }
     if words.flag("rejoin") {
         let kind = OperationKind::Rejoin;

@@ -85,6 +85,7 @@ pub fn cluster() -> Observed {
         sync_names_ours: false,
         sync_names_set_at: None,
         sync_unsure: false,
+        guest_asked_at: None,
         sync_lost: BTreeSet::new(),
         request: None,
         scheduled_restart: None,

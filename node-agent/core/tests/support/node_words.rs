@@ -41,6 +41,7 @@ pub fn apply(observed: &mut Observed, key: &str, value: &str) -> Result<bool, St
             running(observed)?.sync_names = value.trim_matches('\'').to_owned();
         }
         "sync names set at" => observed.sync_names_set_at = Some(lsn(value)?),
+        "guest asked" => observed.guest_asked_at = Some(ago(duration(value)?)),
         "sync unsure" => observed.sync_unsure = value == "yes",
         "sync lost" => observed.sync_lost = items(value).map(Into::into).collect(),
         "own history" => {

@@ -28,6 +28,12 @@ pub enum Event {
         strict: bool,
         count: u32,
     },
+    /// A switchover asks that commits wait for the standby of another datacenter, or has ended.
+    Ask(bool),
+    /// That standby connects, or is cut off.
+    Guest(bool),
+    /// It receives up to so many commits.
+    ReplicateGuest(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,5 +63,8 @@ pub fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Crash),
         1 => (mode(), any::<bool>(), 1_u32..4)
             .prop_map(|(mode, strict, count)| Event::Configure { mode, strict, count }),
+        2 => any::<bool>().prop_map(Event::Ask),
+        2 => prop::bool::weighted(0.7).prop_map(Event::Guest),
+        8 => (1_usize..6).prop_map(Event::ReplicateGuest),
     ]
 }

@@ -88,7 +88,8 @@ pub fn steps(kind: Kind, former_answers: bool) -> Vec<StepKind> {
     }
     let (a, b) = (dc(0), dc(1));
     let steps = match kind {
-        Kind::Switchover => switchover::steps(&a, &b),
+        // What comes before the fence is an optimisation: nothing rests on it.
+        Kind::Switchover => switchover::steps(&a, &b, false),
         Kind::Promotion => {
             let extent = promotion::Extent { former_answers, ..promotion::Extent::default() };
             promotion::steps(&a, &b, extent)
@@ -112,7 +113,9 @@ fn plan(question: &Question) -> Option<Run> {
         policies: Policies::default(),
     };
     let outcome = match command {
-        Command::Switchover(to) => switchover::plan(&inventory, &dc(*to), &request).outcome,
+        Command::Switchover(to) => {
+            switchover::plan_with(&inventory, &dc(*to), &request, false).outcome
+        }
         Command::Promote(to, attested) => {
             let attest = attested.then(|| "it is off".to_owned());
             let intent = PromotionIntent { attest, ..PromotionIntent::default() };

@@ -99,6 +99,7 @@ impl Federation {
             // Slots and checkpoints: nothing here depends on them. No plan here has a fencer: to
             // the commit its evidence is one more word that nothing checks, like an attestation.
             StepKind::Prepare
+            | StepKind::PreSync
             | StepKind::Slots
             | StepKind::Record
             | StepKind::Fencer
@@ -257,7 +258,7 @@ pub(super) fn skip(run: &mut Run, kinds: &[StepKind]) {
             after: words(),
             past_commit,
         };
-        let quiet = matches!(kind, StepKind::Prepare | StepKind::Slots);
+        let quiet = matches!(kind, StepKind::Prepare | StepKind::PreSync | StepKind::Slots);
         if conditions::due(&step, run.op.kind.real(), run.committed) && !quiet {
             return;
         }

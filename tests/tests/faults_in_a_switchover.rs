@@ -112,7 +112,7 @@ impl Scene {
 
     /// Lets it happen; returns the datacenter in which something is missing now.
     async fn strike(&self, fault: Fault) -> String {
-        let in_turns = if self.rounds % 2 == 0 { &self.primary } else { &self.standby };
+        let in_turns = if self.rounds.is_multiple_of(2) { &self.primary } else { &self.standby };
         let dc = match fault {
             Fault::Agent | Fault::Source => &self.primary,
             Fault::Etcd => in_turns,
@@ -157,7 +157,7 @@ impl Scene {
                 }
             }
         })
-        .await
+        .await;
     }
 
     async fn round(&mut self, fault: Fault, at: Boundary) {
@@ -206,7 +206,7 @@ async fn each_step(test: &'static str, fault: Fault, half: Half) {
         at.side == Side::After && at.open && at.committed == (half == Half::PastCommit)
     });
     for at in behind {
-        scene.round(fault, at).await;
+        Box::pin(scene.round(fault, at)).await;
     }
     let least = match half {
         Half::BeforeCommit => 5,

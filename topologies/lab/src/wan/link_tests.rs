@@ -99,8 +99,11 @@ fn shapes() -> impl Strategy<Value = Shape> {
         })
 }
 
+/// When, and what.
+type Delivery = (Duration, Vec<u8>);
+
 /// Every packet's fate, and when each packet was handed over, by its number.
-fn run(seed: u64, shape: Shape, events: &[Event]) -> (Vec<Fate>, Vec<(Duration, Vec<u8>)>, Link) {
+fn run(seed: u64, shape: Shape, events: &[Event]) -> (Vec<Fate>, Vec<Delivery>, Link) {
     let mut link = Link::new(shape, fastrand::Rng::with_seed(seed));
     let (mut now, mut fates, mut taken) = (Duration::ZERO, Vec::new(), Vec::new());
     for event in events {

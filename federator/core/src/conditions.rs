@@ -255,6 +255,13 @@ pub fn node_streams(node: &NodeView) -> bool {
     node.state == state::RUNNING && link_streams(node)
 }
 
+/// The same beside the leader of its datacenter: what still streams on the timeline from before the
+/// leader's return, or was last seen to, does not.
+#[must_use]
+pub fn node_streams_with(node: &NodeView, leader: Option<&NodeView>) -> bool {
+    node_streams(node) && leader.is_some_and(|leader| node.timeline >= leader.timeline)
+}
+
 /// Where a step that failed leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {

@@ -144,21 +144,41 @@ fn silence_may_be_a_writer() {
     assert_eq!(ask(&fenced(None, true), &[(&a, Err("no answer".into()))]), 0);
 }
 
-#[test]
-fn streaming_is_said_by_a_standby_that_runs() {
-    let node = |state: &str, replication: &str, writable| NodeView {
+fn standby(state: &str, replication: &str, writable: bool) -> NodeView {
+    NodeView {
         state: state.into(),
         replication_state: replication.into(),
         writable,
         ..NodeView::default()
-    };
+    }
+}
+
+#[test]
+fn streaming_is_said_by_a_standby_that_runs() {
     for (node, link, all) in [
-        (node("running", "streaming", false), true, true),
-        (node("starting", "streaming", false), true, false),
-        (node("running", "in archive recovery", false), false, false),
-        (node("running", "streaming", true), false, false),
+        (standby("running", "streaming", false), true, true),
+        (standby("starting", "streaming", false), true, false),
+        (standby("running", "in archive recovery", false), false, false),
+        (standby("running", "streaming", true), false, false),
     ] {
         assert_eq!((link_streams(&node), node_streams(&node)), (link, all), "{node:?}");
+    }
+}
+
+#[test]
+fn a_node_on_the_former_timeline_does_not_stream_yet() {
+    let on = |timeline| NodeView {
+        timeline: TimelineId(timeline),
+        ..standby("running", "streaming", false)
+    };
+    let leader = on(2);
+    for (node, leader, expected) in [
+        (on(2), Some(&leader), true),
+        (on(1), Some(&leader), false),
+        (on(2), None, false),
+        (standby("running", "in archive recovery", false), Some(&leader), false),
+    ] {
+        assert_eq!(node_streams_with(&node, leader), expected, "{node:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use super::context::{Context, StepError, Wait};
 use super::link::reads_from;
 use crate::records::update_record;
 use federator_core::change;
-use federator_core::conditions::node_streams;
+use federator_core::conditions::node_streams_with;
 use federator_core::discarded::DiscardedWal;
 use federator_core::history::MeasuredCopy;
 use federator_core::inventory::NodeView;
@@ -116,6 +116,7 @@ async fn look(
     };
     let nodes = context.nodes(&cluster).await;
     let mut ready = cluster.leader.is_some() && !cluster.members.is_empty();
+    let leader = cluster.leader.as_ref().and_then(|name| nodes.get(name)?.as_ref().ok());
     let (mut words, mut discarded) = (Vec::new(), Vec::new());
     for (name, member) in &cluster.members {
         match nodes.get(name) {
@@ -129,7 +130,7 @@ async fn look(
                     let leads = cluster.leader.as_ref() == Some(name);
                     context.copies.borrow_mut().extend(copies.ended(dc, name, leads));
                 }
-                let streams = node_streams(node);
+                let streams = node_streams_with(node, leader);
                 let runs = node.state == state::RUNNING && !node.writable;
                 ready &= streams;
                 let doing = if streams { "streaming" } else { &node.state };

@@ -1,8 +1,8 @@
 //! Goal: a cluster whose PostgreSQL speaks TLS only to the agents' users, and whose agents check
 //! certificate and name (`verify-full`), begins, clones, replicates, fails over and rewinds; and no
 //! connection of an agent or a standby is in clear text. Lists of revoked certificates are looked
-//! at by the agents' sessions (`sslcrldir`) and by standbys (`sslcrl`). Between datacenters the name
-//! is checked where nothing but the authority is configured.
+//! at by the agents' sessions (`sslcrldir`) and by standbys (`sslcrl`). Between datacenters the
+//! name is checked where nothing but the authority is configured.
 //! Method: two nodes without synchronous mode; an authority and one certificate for all addresses
 //! that a lab may have. A list that revokes that certificate is put in the place of an empty one,
 //! and taken away again; so is a certificate of other addresses.

@@ -215,8 +215,9 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// The same for a connection to another datacenter: where there is a certificate to check a server
-    /// by and nothing says how, it is checked in full, with the name (PostgreSQL manual, 34.19.1).
+    /// The same for a connection to another datacenter: where there is a certificate to check a
+    /// server by and nothing says how, it is checked in full, with the name (PostgreSQL manual,
+    /// 34.19.1).
     #[must_use]
     pub fn across(mut self) -> Self {
         if self.connection.contains_key("sslrootcert") {

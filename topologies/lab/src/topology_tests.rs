@@ -62,7 +62,7 @@ fn faults_are_named_with_path_and_line() {
         ("ttl: 6", "ttl: 2", &["settings: ttl is 2 s", "line 3", "example: ttl: 5"]),
         ("ttl: 6", "ttl: 6, loop_wait: 5", &["settings: loop_wait + 2", "is 7 s", "line 3"]),
         ("{synchronous_mode: false}", "{ttl: 1}", &["datacenters.dc2.settings: ttl", "line 12"]),
-        ("rtt: 40ms", "rtt: 40", &["wan.rtt", "a time with its unit", "line 4"]),
+        ("rtt: 40ms", "rtt: 40", &["wan.rtt", "with its unit", "line 4"]),
         ("rtt: 40ms", "rtt: 40m", &["wan.rtt", "from 0 to 10 s", "line 4"]),
         ("loss: 0.5%", "los: 0.5%", &["wan: unknown field `los`", "line 4"]),
         ("loss: 0.5%", "loss: 101%", &["wan.loss", "0% to 100%", "line 4"]),

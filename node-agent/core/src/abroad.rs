@@ -36,13 +36,10 @@ pub struct Abroad {
 pub fn servers(observed: &Observed) -> BTreeSet<(String, u16)> {
     let mut found: BTreeSet<(String, u16)> =
         observed.config.standby_cluster.iter().flat_map(StandbyCluster::hosts).collect();
-    for seen in observed.abroad.values() {
-        found.extend(seen.hosts.iter().chain(&seen.leader).cloned());
-    }
     if let Some(record) = &observed.last_record {
-        let others = record.members.iter().filter(|(dc, _)| **dc != record.dc);
-        let nodes = others.flat_map(|(_, entry)| entry.nodes.values());
-        found.extend(nodes.filter_map(|node| split_host_port(&node.postgres, POSTGRES_PORT)));
+        let known = record.members.keys().chain(observed.abroad.keys());
+        let others = known.filter(|dc| **dc != record.dc);
+        found.extend(others.flat_map(|dc| addresses(observed, record, dc)));
     }
     found
 }

@@ -11,6 +11,7 @@ use crate::observed::{Cluster, Observed};
 use crate::postgres::{Running, SlotFact};
 use crate::source::streams_from;
 use node_agent_wire::dynamic::Dynamic;
+use node_agent_wire::yaml::truth;
 use serde_json::Value;
 
 /// The parameter that asks for it.
@@ -22,7 +23,7 @@ pub const FEEDBACK: &str = "hot_standby_feedback";
 /// Whether a value of [`ASKED_BY`] asks for it.
 #[must_use]
 pub fn asks(value: &str) -> bool {
-    matches!(value.trim().to_ascii_lowercase().as_str(), "on" | "true" | "yes" | "1")
+    truth(&Value::from(value.trim())) == Some(true)
 }
 
 /// What [`ASKED_BY`] and [`FEEDBACK`] must be on this node, where the configuration asks for it:
@@ -59,9 +60,8 @@ pub(super) fn stranded(
 
 fn asked(config: &Dynamic) -> bool {
     match config.parameters.get(ASKED_BY) {
-        Some(Value::Bool(asked)) => *asked,
         Some(Value::String(text)) => asks(text),
-        Some(Value::Number(number)) => asks(&number.to_string()),
-        Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+        Some(other) => truth(other) == Some(true),
+        None => false,
     }
 }
